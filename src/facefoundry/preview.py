@@ -1,0 +1,24 @@
+"""Contact sheets of datasets: identities in rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from facefoundry import manifest
+from facefoundry.images import Image, contact_sheet, decode_image, save_png
+from facefoundry.shards import read_member
+
+
+def write_preview(
+    dataset: pa.Table, path: Path, identities: int = 8, images: int = 12, cell: int = 112
+) -> None:
+    """Save the first images of some identities, spread evenly over the dataset."""
+    names = sorted(set(dataset["identity"].to_pylist()))
+    chosen = names[:: max(len(names) // identities, 1)][:identities]
+    rows: dict[str, list[Image]] = {name: [] for name in chosen}
+    for row in manifest.rows(dataset):
+        if row["identity"] in rows and len(rows[row["identity"]]) < images:
+            rows[row["identity"]].append(decode_image(read_member(row), row["image_id"]))
+    save_png(contact_sheet(list(rows.values()), cell), path)

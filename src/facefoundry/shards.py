@@ -1,0 +1,46 @@
+"""Deterministic tar shards (WebDataset layout), read by offset."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from facefoundry.errors import FoundryError
+
+
+def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> list[tuple[int, int]]:
+    """Write named members to a tar; return (offset, size) of each member's bytes.
+
+    Time, owner and mode are fixed, so the same members give the same file.
+    """
+    places: list[tuple[int, int]] = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mode = 0o644
+            tar.addfile(info, BytesIO(data))
+            padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            places.append((tar.offset - padded, len(data)))
+    return places
+
+
+def read_member(row: Mapping[str, Any], root: Path = Path()) -> bytes:
+    """The bytes of one manifest row. Raises FoundryError where the shard is missing or short."""
+    path = root / row["shard"]
+    try:
+        with path.open("rb") as shard:
+            shard.seek(row["offset"])
+            data = shard.read(row["size"])
+    except OSError as error:
+        raise FoundryError(
+            f"{path}: shard cannot be read ({error.strerror}); run `dvc checkout`"
+        ) from error
+    if len(data) != row["size"]:
+        raise FoundryError(
+            f"{path}: shard ends before {row['image_id']} does; delete it and run `dvc repro`"
+        )
+    return data

@@ -1,0 +1,186 @@
+"""What makes a function `(cfg, out) -> metrics` a stage of the DAG.
+
+`@stage("train")` composes `conf/train.yaml` (which pulls its headline knobs from `params.yaml`),
+opens an MLflow run under the pipeline's parent run, writes `metrics.json` beside the outputs, and
+turns a FoundryError into one line and exit status 1. Nothing else here imports Hydra or MLflow.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from facefoundry.errors import FoundryError
+from facefoundry.params import check_params, knob
+
+StageFunction = Callable[[DictConfig, Path], Mapping[str, Any]]
+
+PIPELINE_TAG = "facefoundry.pipeline"
+EXPERIMENT = "facefoundry"
+
+
+def stage(name: str) -> Callable[[StageFunction], Callable[[], None]]:
+    """Make `(cfg, out) -> metrics` the entry point of the stage `name`."""
+
+    def decorate(function: StageFunction) -> Callable[[], None]:
+        @functools.wraps(function)
+        def main() -> None:
+            OmegaConf.register_new_resolver("params", knob, replace=True)
+            _or_exit(name, functools.partial(check_params, name))
+            compose = hydra.main(
+                config_path=str(Path("conf").absolute()), config_name=name, version_base="1.3"
+            )
+            compose(functools.partial(_run, name, function))()
+
+        return main
+
+    return decorate
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config node as a plain, resolved dictionary with string keys."""
+    return {str(key): value for key, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
+
+
+def log_metrics(metrics: Mapping[str, float], step: int) -> None:
+    """Log points of a curve to the running stage's MLflow run."""
+    import mlflow
+
+    mlflow.log_metrics(dict(metrics), step=step)
+
+
+def log_to_pipeline(metrics: Mapping[str, Any], params: Mapping[str, Any], page: Path) -> None:
+    """Log every stage's metrics and the report to the pipeline's parent run: one row each."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    parent = mlflow.active_run().data.tags["mlflow.parentRunId"]
+    for key, value in _flatten(metrics).items():
+        if isinstance(value, int | float):
+            client.log_metric(parent, _metric_key(key), float(value))
+    for key, value in _flatten(params).items():
+        client.log_param(parent, key, value)
+    client.log_artifact(parent, str(page))
+
+
+def _run(name: str, function: StageFunction, cfg: DictConfig) -> float | None:
+    out = Path(HydraConfig.get().runtime.output_dir)
+    objective = cfg.get("objective")
+    metrics = _or_exit(name, lambda: _tracked(name, function, cfg, out))
+    return _flatten(metrics).get(objective) if objective else None
+
+
+def _tracked(name: str, function: StageFunction, cfg: DictConfig, out: Path) -> dict[str, Any]:
+    """Run the stage inside its MLflow run and write metrics.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    with _mlflow_run(name, cfg) as mlflow:
+        started, cpu = time.monotonic(), _cpu_seconds()
+        metrics = dict(function(cfg, out))
+        metrics["cost"] = {
+            "seconds": round(time.monotonic() - started, 2),
+            "cpu_seconds": round(_cpu_seconds() - cpu, 2),
+            "peak_memory_mb": round(_peak_memory_mb(), 1),
+        }
+        text = json.dumps(metrics, indent=2, allow_nan=False)
+        (out / "metrics.json").write_text(text + "\n")
+        numbers = {k: v for k, v in _flatten(metrics).items() if isinstance(v, int | float)}
+        mlflow.log_metrics({_metric_key(k): float(v) for k, v in numbers.items()})
+    return metrics
+
+
+@contextmanager
+def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
+    # a run id left in the environment would win over the parent asked for below
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
+    import mlflow
+
+    experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
+    parent = _parent_run(mlflow.MlflowClient(), experiment, _pipeline_key(name))
+    label = os.environ.get("DVC_STAGE", name)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        label = HydraConfig.get().job.override_dirname or label
+    with mlflow.start_run(experiment_id=experiment, run_name=label, parent_run_id=parent):
+        mlflow.set_tags({"stage": name, "commit": _commit()})
+        mlflow.log_params(_flatten(plain(cfg)))
+        yield mlflow
+
+
+def _parent_run(client: Any, experiment: str, key: str) -> str:
+    """The run id of the pipeline `key`, made now where there is none."""
+    found = client.search_runs([experiment], f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment, run_name=key, tags={PIPELINE_TAG: key})
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def _pipeline_key(name: str) -> str:
+    """One row for each pipeline: the sweep, the DVC experiment, or this code with these values."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return f"sweep {Path(HydraConfig.get().sweep.dir).as_posix()}"
+    if os.environ.get("DVC_EXP_NAME"):
+        return os.environ["DVC_EXP_NAME"]
+    values = hashlib.sha256(Path("params.yaml").read_bytes())
+    for path in sorted(Path("conf").rglob("*.yaml")):
+        values.update(path.read_bytes())
+    return f"{_commit()}-{values.hexdigest()[:7]}"
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "no-commit"
+
+
+def _or_exit(name: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except FoundryError as error:
+        sys.exit(f"{name}: {error}")
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists are left out of it."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        elif not isinstance(value, list | tuple):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _metric_key(key: str) -> str:
+    """MLflow allows letters, digits and _-./ and space."""
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
+
+
+def _cpu_seconds() -> float:
+    usage = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usage)
+
+
+def _peak_memory_mb() -> float:
+    """Of this process and of its largest worker, added up: an upper bound for one worker."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (own + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024

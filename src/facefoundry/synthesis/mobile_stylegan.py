@@ -1,0 +1,138 @@
+"""The MobileStyleGAN inside the wheel `random-face`, cut short and opened for editing.
+
+The published graph maps one style vector to a 1024 x 1024 image. An aligned face needs a seventh
+of that width, so the graph is cut after the features of a lower resolution and a linear head,
+fitted once by least squares against the graph's own full output, paints the image from there.
+Each resolution group gets a style input of its own, which is what lets a pose change leave the
+skin alone (style mixing, Karras et al., "A Style-Based Generator Architecture", CVPR 2019).
+MobileStyleGAN: Belousov, arXiv:2104.04767.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13
+
+from facefoundry.errors import FoundryError
+from facefoundry.images import Image
+
+Array = NDArray[np.float32]
+
+STYLE_SIZE = 512
+IMAGE_SIZE = 256
+# The modulated layers by the resolution they work at, in pixels.
+GROUPS = {
+    "8": ("Gemm_11", "Gemm_52", "Gemm_77", "Gemm_110"),
+    "16": ("Gemm_152", "Gemm_177", "Gemm_210"),
+    "32": ("Gemm_252", "Gemm_277", "Gemm_310"),
+    "64": ("Gemm_352", "Gemm_377", "Gemm_410"),
+    "128": ("Gemm_452", "Gemm_477", "Gemm_510"),
+}
+# Feature maps to cut at: {resolution: last activation of that resolution}.
+CUTS = {64: "LeakyRelu_442", 128: "LeakyRelu_542"}
+
+
+def weights_directory() -> Path:
+    """Where the wheel's IR files lie. Raises FoundryError where the wheel is missing."""
+    spec = find_spec("random_face")
+    directory = Path(str(spec.origin)).parent / "data" if spec else Path()
+    if not (directory / "SynthesisNetwork.bin").is_file():
+        raise FoundryError(
+            "generator stylegan: the weights wheel is missing;"
+            " run `pip install --no-deps random-face==2021.7.21.1`"
+        )
+    return directory
+
+
+@cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+def _compile(model: ov.Model, threads: int) -> ov.CompiledModel:
+    # f32 wherever it runs: some CPUs would silently choose bf16 and other pixels
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    return _core().compile_model(model, "CPU", options)
+
+
+def map_styles(latents: Array, threads: int = 1) -> Array:
+    """Map Gaussian latents (N, 512) to styles w (N, 512)."""
+    model = _core().read_model(weights_directory() / "MappingNetwork.xml")
+    model.reshape([-1, STYLE_SIZE])
+    return np.array(_compile(model, threads)(latents)[0])
+
+
+class Synthesis:
+    """Styles in, features out: the cut graph with one style input per resolution group.
+
+    cut: resolution of the features, 64 or 128. full: also return the 1024 x 1024 image.
+    """
+
+    def __init__(self, cut: int, threads: int = 1, full: bool = False) -> None:
+        model = _core().read_model(weights_directory() / "SynthesisNetwork.xml")
+        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+        outputs = [nodes[CUTS[cut]].output(0)]
+        parameters = model.get_parameters()
+        if full:
+            outputs.append(model.outputs[0].get_node().input_value(0))
+        else:
+            parameters = _style_inputs(parameters[0], nodes, cut)
+        results = [opset13.result(output) for output in outputs]
+        self._model = _compile(ov.Model(results, parameters, "synthesis"), threads)
+        self._request = self._model.create_infer_request()
+        self.inputs = len(parameters)
+
+    def __call__(self, styles: Array) -> list[Array]:
+        """styles (groups, 512) -> features (C, cut, cut), and the image (3, 1024, 1024) in -1..1
+        where `full` was asked for."""
+        self._request.infer([style[None] for style in styles[: self.inputs]])
+        return [np.array(output.data[0]) for output in self._request.output_tensors]
+
+
+def _style_inputs(style: ov.Node, nodes: dict[str, ov.Node], cut: int) -> list[ov.Node]:
+    """Replace the one style parameter by one for each resolution group up to the cut."""
+    parameters = []
+    for name, layers in GROUPS.items():
+        if int(name) <= cut:
+            parameter = opset13.parameter([1, STYLE_SIZE], np.float32, name=f"style_{name}")
+            for layer in layers:
+                nodes[f"{layer}/WithoutBiases"].input(0).replace_source_output(parameter.output(0))
+            parameters.append(parameter)
+    for target in style.output(0).get_target_inputs():  # what reads only the batch size is left
+        target.replace_source_output(parameters[0].output(0))
+    return parameters
+
+
+def paint(features: Array, head: Array) -> Image:
+    """Apply the linear head: features (C, h, h) and head (C + 1, 3 r r), r = 256 / h ->
+    (256, 256, 3) uint8 RGB."""
+    size = features.shape[1]
+    ratio = IMAGE_SIZE // size
+    colours = features.reshape(len(features), -1).T @ head[:-1] + head[-1]
+    pixels = colours.reshape(size, size, 3, ratio, ratio).transpose(0, 3, 1, 4, 2)
+    scaled = pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 3) * 127.5 + 128.0
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def fit_head(styles: Array, cut: int, threads: int = 2) -> Array:
+    """Least-squares head (C + 1, 3 r r) from features to the full image, on styles (N, 512)."""
+    synthesis = Synthesis(cut, threads, full=True)
+    ratio = IMAGE_SIZE // cut
+    gram, moment = np.zeros((0, 0)), np.zeros((0, 0))
+    for style in styles:
+        features, image = synthesis(style[None])
+        columns = features.reshape(len(features), -1).T
+        columns = np.hstack([columns, np.ones((len(columns), 1), np.float32)])
+        small = image.reshape(3, IMAGE_SIZE, 4, IMAGE_SIZE, 4).mean((2, 4)).clip(-1, 1)
+        target = small.reshape(3, cut, ratio, cut, ratio).transpose(1, 3, 0, 2, 4)
+        target = target.reshape(cut * cut, -1)
+        gram = gram + columns.T @ columns if gram.size else (columns.T @ columns).astype(float)
+        moment = moment + columns.T @ target if moment.size else (columns.T @ target).astype(float)
+    ridge = 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    return np.linalg.solve(gram + ridge, moment).astype(np.float32)

@@ -1,0 +1,70 @@
+"""The synthesize stage's work: a generator's identities, shard by shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from facefoundry.errors import FoundryError
+from facefoundry.images import encode_jpeg
+from facefoundry.sharding import Row, build_shards, cache_key, chunked
+from facefoundry.synthesis import Face, Generator, build_generator
+
+
+def synthesize(
+    generator: Mapping[str, Any],
+    identities: int,
+    images_per_identity: int,
+    identities_per_shard: int,
+    seed: int,
+    out: Path,
+    workers: int,
+) -> pa.Table:
+    """Write `identities` x `images_per_identity` faces as a dataset in `out`.
+
+    generator: arguments of `build_generator`. Raises FoundryError where it has no identity.
+    """
+    specification = json.dumps(generator, sort_keys=True)
+    names = _generator(specification).identities(identities, seed)
+    if not names:
+        raise FoundryError(f"generator {generator['name']}: no identity to make; check its options")
+    build = partial(build_chunk, specification, images_per_identity, seed)
+    key = cache_key(
+        {"generator": specification, "images": images_per_identity, "seed": seed, "names": names}
+        | {"identities_per_shard": identities_per_shard}
+    )
+    return build_shards(build, chunked(names, identities_per_shard), out, key, workers)
+
+
+def build_chunk(
+    specification: str, images_per_identity: int, seed: int, identities: Sequence[str]
+) -> Iterator[tuple[Row, bytes]]:
+    """Rows and JPEG bytes of some identities; picklable, so that a pool can run it."""
+    generator = _generator(specification)
+    for identity in identities:
+        for index, face in enumerate(generator.faces(identity, images_per_identity, seed)):
+            yield _row(generator, identity, index, seed, face), encode_jpeg(face.image)
+
+
+@cache
+def _generator(specification: str) -> Generator:
+    """One generator for each process: weights load once."""
+    return build_generator(**json.loads(specification))
+
+
+def _row(generator: Generator, identity: str, index: int, seed: int, face: Face) -> Row:
+    landmarks = None if face.landmarks is None else np.ravel(face.landmarks).tolist()
+    return {
+        "image_id": f"{identity}/{index:04d}",
+        "identity": identity,
+        "seed": seed,
+        "generator": generator.name,
+        "attributes": face.attributes,
+        "landmarks": landmarks,
+    }
