@@ -107,3 +107,9 @@ def _shrink(
     reduced[:, :2] = matrix[:, :2] * ratio
     reduced[:, 2] = matrix[:, 2] + matrix[:, :2] @ (0.5 * ratio - 0.5)
     return np.asarray(small), reduced
+
+
+def warp_landmarks(landmarks: Landmarks) -> Landmarks:
+    """Where the landmarks (5, 2) of the image come to lie in the crop that `warp` cuts."""
+    matrix = similarity_transform(landmarks)
+    return (landmarks @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)

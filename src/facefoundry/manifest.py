@@ -7,7 +7,8 @@ point into the shards of an earlier stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from facefoundry.errors import FoundryError
 
 MANIFEST = "manifest.parquet"
+LICENCES = b"facefoundry.licences"
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +55,18 @@ def rows(manifest: pa.Table) -> list[dict[str, Any]]:
     for row in result:
         row["attributes"] = dict(row["attributes"] or ())
     return result
+
+
+def with_licences(manifest: pa.Table, chain: Sequence[Mapping[str, str]]) -> pa.Table:
+    """The manifest with its licence chain, a dictionary of strings for each work it rests on."""
+    text = json.dumps(list(chain), sort_keys=True)
+    return manifest.replace_schema_metadata({LICENCES: text.encode()})
+
+
+def licences(manifest: pa.Table) -> list[dict[str, str]]:
+    """The licence chain that travels with the manifest, empty where none was given."""
+    chain: list[dict[str, str]] = json.loads((manifest.schema.metadata or {}).get(LICENCES, b"[]"))
+    return chain
 
 
 def write(manifest: pa.Table, directory: Path) -> None:

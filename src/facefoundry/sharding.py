@@ -47,7 +47,12 @@ def chunked(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def build_shards(
-    build: Build[T], chunks: Sequence[Sequence[T]], out: Path, key: str, workers: int
+    build: Build[T],
+    chunks: Sequence[Sequence[T]],
+    out: Path,
+    key: str,
+    workers: int,
+    licences: Sequence[Mapping[str, str]],
 ) -> pa.Table:
     """Run `build` on every chunk; write `out/shards/*.tar` and return the sorted manifest.
 
@@ -62,6 +67,7 @@ def build_shards(
     tables = run_pool(task, numbered, workers, f"{out.name}: shards")
     _publish(cache, shards, len(chunks))
     merged = pa.concat_tables(tables).sort_by("image_id")
+    merged = manifest.with_licences(merged, licences)
     manifest.write(merged, out)
     shutil.rmtree(cache)
     return merged
@@ -102,21 +108,26 @@ def _build_shard(
 ) -> pa.Table:
     number, chunk = numbered
     name = f"{number:06d}"
-    done = cache / f"{name}.parquet"
-    if not done.is_file():
+
+    def make() -> pa.Table:
         built = list(build(chunk))
-        tar = cache / f"{name}.tar"
-        with _atomic(tar) as temporary:
-            places = write_shard(
-                temporary, ((f"{row['image_id']}.jpg", data) for row, data in built)
-            )
-        rows = [
+        with _atomic(cache / f"{name}.tar") as temporary:
+            members = ((f"{row['image_id']}.jpg", data) for row, data in built)
+            places = write_shard(temporary, members)
+        return manifest.table(
             {**row, "shard": (shards / f"{name}.tar").as_posix(), "offset": offset, "size": size}
             for (row, _), (offset, size) in zip(built, places, strict=True)
-        ]
-        with _atomic(done) as temporary:
-            pq.write_table(manifest.table(rows), temporary)
-    return pq.read_table(done)
+        )
+
+    return kept(cache / f"{name}.parquet", make)
+
+
+def kept(path: Path, make: Callable[[], pa.Table]) -> pa.Table:
+    """The table at `path`, or the one that `make` gives, kept there by atomic rename."""
+    if not path.is_file():
+        with _atomic(path) as temporary:
+            pq.write_table(make(), temporary)
+    return pq.read_table(path)
 
 
 class _atomic:  # noqa: N801 - reads as a verb at its call sites

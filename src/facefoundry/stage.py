@@ -69,7 +69,9 @@ def log_to_pipeline(metrics: Mapping[str, Any], params: Mapping[str, Any], page:
     import mlflow
 
     client = mlflow.MlflowClient()
-    parent = mlflow.active_run().data.tags["mlflow.parentRunId"]
+    run = mlflow.active_run()
+    assert run is not None, "only a running stage can log to its pipeline"
+    parent = run.data.tags["mlflow.parentRunId"]
     for key, value in _flatten(metrics).items():
         if isinstance(value, int | float):
             client.log_metric(parent, _metric_key(key), float(value))

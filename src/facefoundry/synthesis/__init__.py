@@ -31,8 +31,10 @@ class Face:
 
 @dataclass(frozen=True)
 class Licence:
-    """What a generator owes. `commercial` and `real_faces` are "yes", "no" or "unknown"."""
+    """What a generator owes: an entry of the licence chain that travels through manifests and
+    models. `commercial` use and training on `real_faces` are "yes", "no" or "unknown"."""
 
+    name: str
     licence: str
     commercial: str
     real_faces: str
@@ -44,7 +46,7 @@ class Generator(Protocol):
     of work and a resumed run cannot change a pixel."""
 
     name: str
-    licence: Licence
+    licences: list[dict[str, str]]  # `vars(Licence(...))` of each work that the faces rest on
 
     def identities(self, count: int, seed: int) -> list[str]:
         """Names of up to `count` identities, unique, in the order in which they are made."""

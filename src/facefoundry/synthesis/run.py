@@ -31,7 +31,8 @@ def synthesize(
     generator: arguments of `build_generator`. Raises FoundryError where it has no identity.
     """
     specification = json.dumps(generator, sort_keys=True)
-    names = _generator(specification).identities(identities, seed)
+    source = _generator(specification)
+    names = source.identities(identities, seed)
     if not names:
         raise FoundryError(f"generator {generator['name']}: no identity to make; check its options")
     build = partial(build_chunk, specification, images_per_identity, seed)
@@ -39,7 +40,8 @@ def synthesize(
         {"generator": specification, "images": images_per_identity, "seed": seed, "names": names}
         | {"identities_per_shard": identities_per_shard}
     )
-    return build_shards(build, chunked(names, identities_per_shard), out, key, workers)
+    chunks = chunked(names, identities_per_shard)
+    return build_shards(build, chunks, out, key, workers, source.licences)
 
 
 def build_chunk(

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -62,12 +63,18 @@ class StyleGan:
     """
 
     name = "stylegan"
-    licence = Licence(
-        licence="Apache-2.0 by the wheel; trained on FFHQ (CC BY-NC-SA-4.0) from StyleGAN2",
-        commercial="no",
-        real_faces="yes",
-        source="PyPI random-face 2021.7.21.1 (MobileStyleGAN, arXiv:2104.04767)",
-    )
+    licences: ClassVar = [
+        vars(
+            Licence(
+                name="MobileStyleGAN in PyPI random-face 2021.7.21.1",
+                licence="Apache-2.0 by the wheel; distilled from StyleGAN2 (non-commercial) on FFHQ"
+                " (CC BY-NC-SA-4.0)",
+                commercial="no",
+                real_faces="yes",
+                source="arXiv:2104.04767; FFHQ: photographs of people from Flickr",
+            )
+        )
+    ]
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""What stays in a dataset, and why the rest does not."""

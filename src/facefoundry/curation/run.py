@@ -1,0 +1,189 @@
+"""The curate stage's work: measure every image, then decide what stays and say why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+from PIL import Image as PillowImage
+
+from facefoundry import manifest
+from facefoundry.alignment import Detector, warp
+from facefoundry.benchmarks import Embed, embed_images
+from facefoundry.curation import rules
+from facefoundry.errors import FoundryError
+from facefoundry.images import Image, contact_sheet, decode_image, save_png
+from facefoundry.references import sface
+from facefoundry.sharding import CACHE, Row, cache_key, chunked, kept, run_pool
+from facefoundry.shards import read_member
+
+SCHEMA = manifest.SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
+
+NO_FACE = "no face found"
+LOW_QUALITY = "low detector score"
+DUPLICATE = "near-duplicate"
+INCONSISTENT = "unlike its identity"
+TOO_CLOSE = "identity too close to another"
+TOO_FEW = "identity with too few images"
+IMBALANCE = "more images than balance allows"
+
+
+class Decisions:
+    """Rows that are still in, and a reason for each that is out."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+        self.removed: list[dict[str, Any]] = []
+
+    def drop(self, out: Sequence[bool], reason: str, other: Sequence[str | None] = ()) -> None:
+        """Remove rows where `out` is true; `other` names what each one was compared with."""
+        for place, (row, gone) in enumerate(zip(self.rows, out, strict=True)):
+            if gone:
+                note = {"image_id": row["image_id"], "identity": row["identity"], "reason": reason}
+                self.removed.append(note | {"other": other[place] if len(other) else None})
+        self.rows = [row for row, gone in zip(self.rows, out, strict=True) if not gone]
+        if not self.rows:
+            counts = Counter(note["reason"] for note in self.removed)
+            raise FoundryError(
+                f"nothing is left after '{reason}' ({dict(counts)}); relax conf/curate.yaml"
+            )
+
+    def labels(self) -> tuple[list[str], rules.Ints]:
+        names, inverse = np.unique([row["identity"] for row in self.rows], return_inverse=True)
+        return names.tolist(), inverse.astype(np.int64)
+
+    def column(self, name: str, dtype: Any = np.float32) -> Any:
+        return np.array([row[name] for row in self.rows], dtype)
+
+
+def curate(
+    faces: Path, out: Path, limits: Mapping[str, Any], seed: int, workers: int
+) -> dict[str, Any]:
+    """Write the manifest of what stays, `removed.json` and `removed.png`; return the metrics.
+
+    limits: the keys of conf/curate.yaml.
+    """
+    measured = measure(faces, out, limits["chunk"], workers)
+    decisions = decide(measured, limits)
+    kept_rows = manifest.table(decisions.rows)
+    manifest.write(manifest.with_licences(kept_rows, manifest.licences(manifest.read(faces))), out)
+    (out / "removed.json").write_text(json.dumps(decisions.removed, indent=1) + "\n")
+    write_removed_sheet(measured, decisions.removed, out / "removed.png")
+    names, labels = decisions.labels()
+    counts = np.bincount(labels)
+    return {
+        "identities": len(names),
+        "images": len(decisions.rows),
+        "images_before": len(measured),
+        "images_per_identity": {"min": int(counts.min()), "max": int(counts.max())},
+        "removed": dict(Counter(note["reason"] for note in decisions.removed)),
+        "detected_share": float(np.mean([row["quality"] is not None for row in measured])),
+        "similarity": rules.similarity_summary(decisions.column("embedding"), labels, seed),
+    }
+
+
+def decide(measured: Sequence[Row], limits: Mapping[str, Any]) -> Decisions:
+    """Apply the rules in turn, each to what the ones before it left."""
+    faces = Decisions(measured)
+    faces.drop([row["embedding"] is None for row in faces.rows], NO_FACE)
+    faces.drop([(row["quality"] or 1.0) < limits["min_quality"] for row in faces.rows], LOW_QUALITY)
+    _drop_duplicates(faces, limits["near_duplicate_bits"])
+    _, labels = faces.labels()
+    cosine = rules.consistency(faces.column("embedding"), labels)
+    faces.drop((cosine < limits["min_consistency"]).tolist(), INCONSISTENT)
+    _separate_identities(faces, limits["max_similarity"], limits["merge_similar"])
+    _, labels = faces.labels()
+    faces.drop((np.bincount(labels)[labels] < limits["min_images"]).tolist(), TOO_FEW)
+    _, labels = faces.labels()
+    quality = np.array([row["quality"] or 0.0 for row in faces.rows], np.float32)
+    keep = rules.balanced(labels, quality, limits["max_imbalance"])
+    faces.drop((~keep).tolist(), IMBALANCE)
+    return faces
+
+
+def _drop_duplicates(faces: Decisions, bits: int) -> None:
+    quality = np.array([row["quality"] or 0.0 for row in faces.rows], np.float32)
+    original = rules.near_duplicates(faces.column("phash", np.uint64), quality, bits)
+    others = [faces.rows[index]["image_id"] if index >= 0 else None for index in original]
+    faces.drop((original >= 0).tolist(), DUPLICATE, others)
+
+
+def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -> None:
+    """Two names for one face: keep the larger, or give both its name."""
+    names, labels = faces.labels()
+    centres = rules.identity_centres(faces.column("embedding"), labels)
+    target = rules.similar_identities(centres, np.bincount(labels), max_similarity)
+    if merge:
+        for row, label in zip(faces.rows, labels, strict=True):
+            row["identity"] = names[target[label]]
+        return
+    others = [names[target[label]] for label in labels]
+    faces.drop((target[labels] != labels).tolist(), TOO_CLOSE, others)
+
+
+def measure(faces: Path, out: Path, chunk: int, workers: int) -> list[Row]:
+    """Rows of the dataset `faces` with landmarks, quality, phash and embedding filled in."""
+    source = manifest.rows(manifest.read(faces))
+    cache = CACHE / out.name / cache_key({"chunk": chunk}, faces / manifest.MANIFEST)
+    cache.mkdir(parents=True, exist_ok=True)
+    chunks = list(enumerate(chunked(source, chunk)))
+    tables = run_pool(partial(_measure_chunk, cache), chunks, workers, f"{out.name}: chunks")
+    return manifest.rows(pa.concat_tables(tables))
+
+
+def _measure_chunk(cache: Path, numbered: tuple[int, Sequence[Row]]) -> pa.Table:
+    number, chunk = numbered
+
+    def make() -> pa.Table:
+        rows = [_measured(row) for row in chunk]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    return kept(cache / f"{number:06d}.parquet", make)
+
+
+def _measured(row: Row) -> Row:
+    """One image: detected landmarks where there are any, else the generator's own."""
+    image = decode_image(read_member(row), row["image_id"])
+    found = _detector().detect(image)
+    hash_bits = imagehash.phash(PillowImage.fromarray(image)).hash.ravel()
+    filled = row | {
+        "phash": int(np.packbits(hash_bits).view(">u8")[0]),
+        "quality": found[0].score if found else None,
+        "landmarks": found[0].landmarks.ravel().tolist() if found else row["landmarks"],
+        "attributes": list(row["attributes"].items()),
+        "embedding": None,
+    }
+    if filled["landmarks"] is not None:
+        crop = warp(image, np.reshape(filled["landmarks"], (5, 2)).astype(np.float32))
+        filled["embedding"] = embed_images(_embedder(), crop[None], flip=False)[0]
+    return filled
+
+
+@cache
+def _detector() -> Detector:
+    return Detector()
+
+
+@cache
+def _embedder() -> Embed:
+    return sface(threads=1)
+
+
+def write_removed_sheet(
+    measured: Sequence[Row], removed: Sequence[Mapping[str, Any]], path: Path, images: int = 12
+) -> None:
+    """A contact sheet of what was removed: a row for each reason, in the order of the rules."""
+    places = {row["image_id"]: row for row in measured}
+    sheets: dict[str, list[Image]] = {}
+    for note in removed:
+        row = sheets.setdefault(note["reason"], [])
+        if len(row) < images:
+            row.append(decode_image(read_member(places[note["image_id"]]), note["image_id"]))
+    save_png(contact_sheet(list(sheets.values())), path)

@@ -1,0 +1,173 @@
+"""Aligned crops for training: decoded once into memory, augmented the same way on every run.
+
+A sample's key is (epoch, index) and its randomness comes from (seed, epoch, index), so that the
+number of loader processes and a resumed run cannot change what the network sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from facefoundry import manifest
+from facefoundry.augmentation import augment, build_augmentation
+from facefoundry.errors import FoundryError
+from facefoundry.images import decode_image
+from facefoundry.progress import track
+from facefoundry.shards import read_member
+
+Crops = NDArray[np.uint8]  # (N, 112, 112, 3) RGB
+Key = tuple[int, int]  # epoch, index
+Batch = dict[str, torch.Tensor]
+
+
+def read_split(faces: Path, split: str) -> tuple[Crops, list[str], list[str]]:
+    """Crops, identities and image ids of one split. Raises FoundryError where it is empty."""
+    table = manifest.read(faces)
+    rows = manifest.rows(table.filter(pc.equal(table["split"], pa.scalar(split))))
+    if not rows:
+        raise FoundryError(f"{faces}: no image in split '{split}'; run the split stage again")
+    images = [
+        decode_image(read_member(row), row["image_id"])
+        for row in track(rows, f"reading {split} crops", unit="images")
+    ]
+    identities = [row["identity"] for row in rows]
+    return np.stack(images), identities, [row["image_id"] for row in rows]
+
+
+def labels_of(identities: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers 0..K-1 in the order of the sorted names."""
+    return np.unique(np.asarray(identities), return_inverse=True)[1].astype(np.int64)
+
+
+class AugmentedCrops(Dataset[dict[str, Any]]):
+    """Samples by (epoch, index): image (112, 112, 3) uint8 RGB, label and index."""
+
+    def __init__(
+        self, crops: Crops, labels: NDArray[np.int64], options: Mapping[str, Any], seed: int
+    ) -> None:
+        self.crops, self.labels, self.seed = crops, labels, seed
+        self.transform = build_augmentation(options)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, index = key
+        seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+        image = augment(self.transform, self.crops[index], seed)
+        return {"image": image, "label": self.labels[index], "index": index}
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of keys; every pass over the images is a permutation of its own.
+
+    An epoch is `steps` batches, however many passes that takes, so that a long training can be
+    validated and resumed at any rhythm. Raises FoundryError where the batch is larger than the set.
+    """
+
+    def __init__(self, images: int, batch_size: int, steps: int, seed: int) -> None:
+        if batch_size > images:
+            raise FoundryError(
+                f"train.batch_size: {batch_size} is more than the {images} training images;"
+                " lower it or make more images"
+            )
+        self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        first = self.epoch * self.steps * self.batch_size
+        keys = self._keys(first)
+        for _ in range(self.steps):
+            yield [next(keys) for _ in range(self.batch_size)]
+
+    def _keys(self, first: int) -> Iterator[Key]:
+        """The endless sequence of (pass, index), from its `first` element on."""
+        number, offset = divmod(first, self.images)
+        while True:
+            order = np.random.default_rng([self.seed, number]).permutation(self.images)
+            yield from ((number, int(index)) for index in order[offset:])
+            number, offset = number + 1, 0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Crops (N, 112, 112, 3) uint8 RGB and their identities."""
+
+    crops: Crops
+    identities: Sequence[str]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads: augmented train crops, held-out val crops, and where they are from."""
+
+    train: AugmentedCrops
+    image_ids: Sequence[str]
+    identities: int
+    val: HeldOut
+    licences: list[dict[str, str]]
+    manifest_sha256: str
+
+    @classmethod
+    def read(cls, faces: Path, augmentation: Mapping[str, Any], seed: int) -> TrainingData:
+        crops, identities, image_ids = read_split(faces, "train")
+        val_crops, val_identities, _ = read_split(faces, "val")
+        return cls(
+            train=AugmentedCrops(crops, labels_of(identities), augmentation, seed),
+            image_ids=image_ids,
+            identities=len(set(identities)),
+            val=HeldOut(val_crops, val_identities),
+            licences=manifest.licences(manifest.read(faces)),
+            manifest_sha256=sha256((faces / manifest.MANIFEST).read_bytes()).hexdigest(),
+        )
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """image (B, 3, 112, 112) uint8 RGB in channels-last memory, label (B,) and index (B,)."""
+    images = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
+    return {
+        "image": images.permute(0, 3, 1, 2),
+        "label": torch.tensor([int(sample["label"]) for sample in samples]),
+        "index": torch.tensor([sample["index"] for sample in samples]),
+    }
+
+
+def train_loader(dataset: AugmentedCrops, sampler: EpochSampler, workers: int) -> DataLoader[Batch]:
+    """Batches in the sampler's order; `workers` loader processes, none where it is 0."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 0..255 -> float32 in [-1, 1], as the exported graph does it."""
+    return (images.float() - 127.5) / 127.5

@@ -1,0 +1,49 @@
+"""Embedding distillation: the student learns where the teacher puts each face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional
+
+from facefoundry.backbones import build_backbone
+from facefoundry.data import TrainingData
+from facefoundry.model_dir import load_model
+from facefoundry.training import LogMetrics, TrainingModule, train
+
+
+class DistillerModule(TrainingModule):
+    """Trains `backbone` to the directions of a frozen `teacher` on the same augmented images.
+
+    Loss: 1 - cosine, mean over the batch (Shi et al., "ShrinkTeaNet", 2019, angular loss).
+    No labels are used.
+    """
+
+    def __init__(self, backbone: nn.Module, teacher: nn.Module, **common: Any) -> None:
+        super().__init__(backbone, **common)
+        self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not saved with us
+
+    def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            target = self._teacher[0].to(images.device)(images)
+        return (1 - functional.cosine_similarity(self.backbone(images), target)).mean()
+
+
+def distill_student(
+    options: dict[str, Any], faces: Path, teacher: Path, out: Path, log_metrics: LogMetrics
+) -> dict[str, Any]:
+    """Distil by the values of conf/distill.yaml, write the model directory, return the metrics."""
+    data = TrainingData.read(faces, options["augmentation"], options["seed"])
+    teacher_backbone, teacher_spec = load_model(teacher)
+    pl.seed_everything(options["seed"], verbose=False)
+    options = options | {"embedding_size": teacher_spec.embedding_size}
+    student = build_backbone(**options["backbone"], embedding_size=teacher_spec.embedding_size)
+    module = DistillerModule(
+        student, teacher_backbone, options=options, data=data, log_metrics=log_metrics
+    )
+    chain = [entry for entry in teacher_spec.licences if entry not in data.licences]
+    return train(module, faces, out, options["backbone"], chain)

@@ -1,0 +1,201 @@
+"""One training loop for the recogniser and the distiller: Lightning, resumable, step by step.
+
+An epoch is `validate_every` steps, whatever the size of the data set: that is the rhythm of
+validation, of early stopping and of the checkpoint that a killed run goes on from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from torch import nn
+
+from facefoundry import __version__, manifest
+from facefoundry.benchmarks import Images, embed_images, held_out_pairs
+from facefoundry.data import Batch, EpochSampler, TrainingData, normalise, train_loader
+from facefoundry.errors import FoundryError
+from facefoundry.evaluation import calibrate
+from facefoundry.model_dir import ModelSpec, save_model
+from facefoundry.optim import build_optimizer, warmup_cosine
+from facefoundry.sharding import CACHE, cache_key
+from facefoundry.verification import eer, pair_similarity, roc
+
+LogMetrics = Callable[[Mapping[str, float], int], None]
+Curves = list[dict[str, float]]
+Chain = list[dict[str, str]]
+
+
+class TrainingModule(pl.LightningModule):
+    """What both trainings share: schedule, NaN guard, validation by verification, curves.
+
+    `options` are the values of conf/train.yaml or conf/distill.yaml.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        options: Mapping[str, Any],
+        data: TrainingData,
+        log_metrics: LogMetrics,
+    ) -> None:
+        super().__init__()
+        self.backbone: nn.Module = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.options = options
+        self.data = data
+        self.log_metrics = log_metrics
+        self.curves: Curves = []
+        self._losses: list[torch.Tensor] = []
+
+    @abstractmethod
+    def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Loss of normalised images (B, 3, 112, 112) in [-1, 1] with labels (B,)."""
+
+    def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
+        loss = self.batch_loss(normalise(batch["image"]), batch["label"])
+        if not torch.isfinite(loss):
+            names = ", ".join(self.data.image_ids[i] for i in batch["index"][:8].tolist())
+            raise FoundryError(
+                f"the loss is {loss.item()} at step {self.global_step} (batch: {names}, ...);"
+                " lower optimizer.lr or look at these images"
+            )
+        self._losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer([self], self.options["optimizer"])
+        schedule = warmup_cosine(self.options["steps"], self.options["warmup"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def on_train_epoch_end(self) -> None:
+        point = {
+            "step": float(self.global_step),
+            "loss": float(torch.stack(self._losses).mean()),
+            "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "val_eer": self._validate(),
+        }
+        self._losses.clear()
+        self.curves.append(point)
+        self.log("val_eer", point["val_eer"])
+        self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.global_step)
+        if not sys.stderr.isatty():
+            text = "  ".join(f"{key} {value:.4g}" for key, value in point.items())
+            print(f"{type(self).__name__}: {text} of {self.options['steps']}", file=sys.stderr)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curves"] = self.curves
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curves = checkpoint["curves"]
+
+    def _validate(self) -> float:
+        """Equal error rate on all pairs of the held-out identities."""
+        embeddings = embed_images(embedder(self.backbone), self.data.val.crops, flip=False)
+        self.backbone.train()
+        pairs = held_out_pairs(self.data.val.identities, seed=0)
+        return eer(roc(pair_similarity(embeddings, pairs.index), pairs.same))
+
+
+def embedder(backbone: nn.Module) -> Callable[[Images], Any]:
+    """(B, 112, 112, 3) uint8 RGB -> (B, D), in evaluation mode and without gradients."""
+    backbone.eval()
+    device = next(backbone.parameters()).device
+
+    def embed(images: Images) -> Any:
+        planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
+        with torch.inference_mode():
+            return backbone(normalise(planes)).cpu().numpy()
+
+    return embed
+
+
+def train(
+    module: TrainingModule, faces: Path, out: Path, architecture: Mapping[str, Any], chain: Chain
+) -> dict[str, Any]:
+    """Fit, calibrate on the val identities and write the model directory; return the metrics.
+
+    architecture: arguments of `build_backbone`. chain: licences beyond the data's own.
+    """
+    options, data = module.options, module.data
+    cache = CACHE / out.name / cache_key(options, faces / manifest.MANIFEST)
+    curves = fit(module, cache)
+    size, others = options["embedding_size"], dict(architecture)
+    spec = ModelSpec(
+        architecture=others.pop("architecture"),
+        embedding_size=size,
+        arguments=others,
+        provenance=provenance(options, data),
+        licences=[*data.licences, *chain],
+        thresholds=calibrate(
+            embedder(module.backbone), data.val.crops, data.val.identities, options["seed"]
+        ),
+    )
+    save_model(out, module.backbone, spec)
+    (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
+    shutil.rmtree(cache)
+    return {
+        "steps": int(curves[-1]["step"]),
+        "identities": data.identities,
+        "images": len(data.train),
+        "parameters": sum(p.numel() for p in module.backbone.parameters()),
+        "loss": curves[-1]["loss"],
+        "val_eer": min(point["val_eer"] for point in curves),
+    }
+
+
+def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:
+    """What made the weights: data by hash, and every option."""
+    return {
+        "data": {
+            "manifest_sha256": data.manifest_sha256,
+            "identities": data.identities,
+            "images": len(data.train),
+        },
+        "options": dict(options),
+        "facefoundry": __version__,
+    }
+
+
+def fit(module: TrainingModule, cache: Path) -> Curves:
+    """Train, going on from `cache/last.ckpt` where a killed run left one; the best weights by
+    validation win. `cache` must be named by a hash of everything that the result depends on."""
+    options, dataset = module.options, module.data.train
+    every = min(options["validate_every"], options["steps"])
+    sampler = EpochSampler(len(dataset), options["batch_size"], every, options["seed"])
+    best = ModelCheckpoint(
+        cache, "best", monitor="val_eer", save_last=True, save_on_train_epoch_end=True
+    )
+    stop = EarlyStopping("val_eer", patience=options["patience"], check_on_train_epoch_end=True)
+    trainer = pl.Trainer(
+        max_steps=options["steps"],
+        max_epochs=-1,
+        accelerator="auto",
+        devices=1,
+        callbacks=[best, stop, *([TQDMProgressBar()] if sys.stderr.isatty() else [])],
+        enable_progress_bar=sys.stderr.isatty(),
+        gradient_clip_val=options["gradient_clip"],
+        logger=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    last = cache / "last.ckpt"
+    trainer.fit(
+        module,
+        train_loader(dataset, sampler, options["loader_workers"]),
+        ckpt_path=last if last.is_file() else None,
+        weights_only=True,
+    )
+    if best.best_model_path:
+        state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        module.load_state_dict(state)
+    return module.curves
