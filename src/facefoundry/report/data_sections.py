@@ -1,0 +1,85 @@
+"""Sections about the faces: what was made, what was dropped and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from facefoundry.report.html import (
+    Html,
+    figure,
+    not_run,
+    picture,
+    section,
+    table,
+    tag,
+)
+from facefoundry.report.sources import Sources
+from facefoundry.results import percent, pick
+
+SHOWN_REMOVALS = 12
+SHEETS = (
+    ("align", "Aligned to the 112 x 112 template: what the model sees. One identity in a row."),
+    ("curate", "After curation. One identity in a row."),
+    ("synthesize", "As synthesized. One identity in a row."),
+)
+
+
+def faces(sources: Sources) -> Html:
+    sheets = [
+        figure(picture(path, caption), caption)
+        for stage, caption in SHEETS
+        if (path := sources.file(stage, "preview.png"))
+    ]
+    # the aligned faces say most; the sheet as made stands beside them where there is one
+    shown = [*sheets[:1], *sheets[-1:]] if len(sheets) > 1 else sheets
+    return section(
+        "faces", "Faces by identity", *(shown or [not_run("synthesize")]), _split(sources)
+    )
+
+
+def _split(sources: Sources) -> Html:
+    split = sources.metrics.get("split")
+    if split is None:
+        return not_run("split")
+    rows = [
+        (name, f"{count:,}", f"{pick(split, 'images', name) or 0:,}")
+        for name, count in (pick(split, "identities") or {}).items()
+    ]
+    return Html(
+        tag("h3", "Split by identity: no identity is in two parts")
+        + table(("part", "identities", "images"), rows)
+    )
+
+
+def dropped(sources: Sources) -> Html:
+    curate = sources.metrics.get("curate")
+    if curate is None:
+        return section("dropped", "What was dropped, and why", not_run("curate"))
+    counts = pick(curate, "removed") or dict(Counter(row["reason"] for row in sources.removed))
+    total = sum(counts.values())
+    before = pick(curate, "images_before") or curate["images"] + total
+    content = [tag("p", f"{total:,} of {before:,} images ({percent(total / before, 1)}) went.")]
+    if counts:
+        rows = [(reason, f"{n:,}", percent(n / before, 1)) for reason, n in counts.items()]
+        content.append(table(("reason", "images", "share"), rows))
+    if path := sources.file("curate", "removed.png"):
+        content += [
+            tag("h3", "Examples"),
+            figure(picture(path, "dropped images"), "Dropped images, beside what they came near."),
+        ]
+    if sources.removed:
+        content.append(_removals(sources))
+    return section("dropped", "What was dropped, and why", *content)
+
+
+def _removals(sources: Sources) -> Html:
+    rows = [
+        (row["image_id"], row["identity"], row["reason"], row.get("other") or "")
+        for row in sources.removed[:SHOWN_REMOVALS]
+    ]
+    return Html(
+        f"<details><summary>{len(rows)} of the {len(sources.removed):,} dropped images by name; all"
+        " are in <code>data/curate/removed.json</code></summary>"
+        + table(("image", "identity", "reason", "too close to"), rows)
+        + "</details>"
+    )

@@ -1,0 +1,146 @@
+"""Sections about the device, the cost, where everything comes from and how to make it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from facefoundry.report import figures
+from facefoundry.report.html import Html, figure, join, not_run, section, table, tag
+from facefoundry.report.sources import Sources
+from facefoundry.results import (
+    STAGES,
+    Metrics,
+    duration,
+    milliseconds,
+    percent_with_deviation,
+    pick,
+    seconds_by_stage,
+    size,
+)
+
+# each: name, licence, note; where model.json names no chain of its own
+COMMON_LICENCES = (
+    ("YuNet 2023mar (detector)", "MIT", "finds faces and landmarks; not in the trained model"),
+    ("SFace 2021dec (reference)", "Apache-2.0", "trained on real faces; measures and curates only"),
+    ("facefoundry (this code)", "Apache-2.0", ""),
+)
+COMMANDS = """make repro                                # environment, all stages, summary
+.venv/bin/dvc repro                       # only what changed
+.venv/bin/python -m facefoundry.summary   # the numbers again
+.venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db   # compare runs"""
+
+
+def sizes(sources: Sources) -> Html:
+    metrics = sources.metrics.get("quantize")
+    variants = {
+        name: row for name, row in (metrics or {}).items() if pick(row, "bytes") is not None
+    }
+    if not variants:
+        return section("sizes", "Size and speed on this machine", not_run("quantize"))
+    sets = dict.fromkeys(
+        key for row in variants.values() for key in row if pick(row, key, "accuracy") is not None
+    )
+    rows = [
+        (
+            name,
+            size(row["bytes"]),
+            milliseconds(pick(row, "latency_ms_p50")),
+            milliseconds(pick(row, "latency_ms_p95")),
+            *(percent_with_deviation(pick(row, key)) for key in sets),
+            _drift(row),
+        )
+        for name, row in variants.items()
+    ]
+    names = ("", "size", "latency, median", "latency, 95th percentile")
+    accuracies = [f"accuracy, {key}" for key in sets]
+    return section(
+        "sizes",
+        "Size and speed on this machine",
+        table((*names, *accuracies, "cosine to FP32, mean / lowest"), rows),
+        tag(
+            "p",
+            "One image at a time with onnxruntime. A Jetson's speed is not known from this.",
+            "note",
+        ),
+    )
+
+
+def _drift(row: Metrics) -> str:
+    cosine = pick(row, "cosine_to_fp32")
+    return "-" if cosine is None else f"{cosine['mean']:.4f} / {cosine['min']:.4f}"
+
+
+def tensorrt(sources: Sources) -> Html:
+    metrics = sources.metrics.get("tensorrt")
+    if metrics is None:
+        return section("tensorrt", "TensorRT", not_run("tensorrt"))
+    built = "An engine was built" if metrics.get("built") else "No engine was built"
+    said = metrics.get("statement") or metrics.get("ran")
+    statement = said or f"{built} (backend {metrics.get('backend')})."
+    missing = join(tag("li", item) for item in metrics.get("not_run") or [])
+    content: list[str] = [tag("p", statement)]
+    if missing:
+        content += [tag("h3", "Not run"), Html(f"<ul>{missing}</ul>")]
+    return section("tensorrt", "TensorRT", *content)
+
+
+def cost(sources: Sources) -> Html:
+    seconds = seconds_by_stage(sources.metrics)
+    if not seconds:
+        return section(
+            "cost", "What it cost", tag("p", "Not run: no stage has left its cost.", "absent")
+        )
+    rows = [_cost_row(name, pick(sources.metrics.get(name), "cost")) for name in STAGES]
+    rows.append(("all", duration(sum(seconds.values())), "", ""))
+    return section(
+        "cost",
+        "What it cost",
+        figure(figures.bars(seconds, "seconds", "cost"), "Wall-clock seconds by stage."),
+        table(("stage", "wall time", "CPU time", "peak memory"), rows),
+    )
+
+
+def _cost_row(name: str, spent: Metrics | None) -> tuple[str, str, str, str]:
+    if spent is None:
+        return name, "not run", "", ""
+    memory = f"{pick(spent, 'peak_memory_mb') or 0:,.0f} MB"
+    return name, duration(spent["seconds"]), duration(pick(spent, "cpu_seconds") or 0), memory
+
+
+def provenance(sources: Sources) -> Html:
+    spec = sources.models.get("train")
+    origin = pick(spec, "provenance") or {}
+    chain = [
+        (row.get("name", ""), row.get("licence", "not stated"), row.get("note", ""))
+        for row in pick(spec, "licences") or []
+    ]
+    named = {row[0] for row in chain}
+    chain += [row for row in COMMON_LICENCES if row[0] not in named]
+    facts = (
+        table(("", "value"), [(key, _plain(value)) for key, value in origin.items()], prose=True)
+        if origin
+        else not_run("train")
+    )
+    return section(
+        "provenance",
+        "Provenance and licences",
+        facts,
+        tag("h3", "Licence chain: what this model and this page rest on"),
+        table(("work", "licence", "note"), chain, prose=True),
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def reproduce(sources: Sources) -> Html:
+    commit = pick(sources.models.get("train"), "provenance", "commit")
+    first = f"git checkout {commit}\n" if commit else ""
+    return section(
+        "reproduce", "Make it again", Html(f"<pre>{tag('code', first + COMMANDS)}</pre>")
+    )

@@ -1,0 +1,111 @@
+"""The top of the page: five sentences and five numbers that need no further reading."""
+
+from __future__ import annotations
+
+from facefoundry.report.html import Html, join, tag, text
+from facefoundry.report.sources import Sources
+from facefoundry.results import (
+    dataset_size,
+    duration,
+    milliseconds,
+    percent,
+    percent_with_deviation,
+    pick,
+    seconds_by_stage,
+    size,
+)
+
+
+def opening(sources: Sources) -> Html:
+    sentences = (faces, accuracy, threshold, student, cost)
+    lead = join(tag("li", sentence(sources)) for sentence in sentences)
+    return join([Html(f'<ul class="lead">{lead}</ul>'), numbers(sources)])
+
+
+def numbers(sources: Sources) -> Html:
+    """Identities, images, accuracy, model size, latency."""
+    identities, images = dataset_size(sources.metrics)
+    name = sources.main_set
+    best = pick(sources.metrics.get("evaluate"), name or "", "accuracy")
+    student = pick(sources.metrics.get("quantize"), "int8")
+    tiles = [
+        ("-" if identities is None else f"{identities:,}", "identities"),
+        ("-" if images is None else f"{images:,}", "images"),
+        (percent(best), f"accuracy, {name or 'not run'}"),
+        (size(pick(student, "bytes")), "model, INT8"),
+        (milliseconds(pick(student, "latency_ms_p50")), "latency, median, on this CPU"),
+    ]
+    cells = join(Html(f"<div><b>{text(v)}</b><span>{text(k)}</span></div>") for v, k in tiles)
+    return Html(f'<div class="numbers">{cells}</div>')
+
+
+def faces(sources: Sources) -> str:
+    made, kept = sources.metrics.get("synthesize"), sources.metrics.get("curate")
+    if made is None:
+        return "No faces have been made yet."
+    generators = ", ".join(pick(made, "generators") or ["the generator"])
+    start = (
+        f"{made['images']:,} faces of {made['identities']:,} identities came from {generators};"
+        " no photograph is among them"
+    )
+    if "import" in (pick(made, "generators") or []):
+        start = f"{made['images']:,} faces of {made['identities']:,} identities came from a folder"
+    if kept is None:
+        return f"{start}; they have not been curated yet."
+    return f"{start}; {kept['images']:,} of {kept['identities']:,} identities passed curation."
+
+
+def accuracy(sources: Sources) -> str:
+    name = sources.main_set
+    row = pick(sources.metrics.get("evaluate"), name or "")
+    if name is None or row is None:
+        return "The model has not been evaluated yet."
+    beside = "".join(
+        f"; {label} {percent(row[key]['accuracy'])}"
+        for key, label in (("sface", "SFace, trained on real faces, gets"), ("pixels", "pixels"))
+        if key in row
+    )
+    where = "held-out synthetic identities" if name == "synthetic" else name
+    share = percent_with_deviation(row)
+    return f"The trained model judges {share} of the pairs of {where} rightly{beside}."
+
+
+def threshold(sources: Sources) -> str:
+    point = sources.operating_point
+    if point is None:
+        return "No threshold has been set: the held-out pairs are missing or too few."
+    return (
+        f"At similarity {point['threshold']:.3f}, set on held-out synthetic identities for one"
+        f" false match in {round(1 / point['fmr']):,} impostor pairs, it accepts"
+        f" {percent(point['tar'], 1)} of their genuine pairs."
+    )
+
+
+def student(sources: Sources) -> str:
+    metrics = sources.metrics.get("quantize")
+    small = pick(metrics, "int8")
+    if small is None:
+        return "No student has been quantized yet."
+    text_ = (
+        f"The student for the device weighs {size(pick(small, 'bytes'))} at INT8 and takes"
+        f" {milliseconds(pick(small, 'latency_ms_p50'))} a face on this machine's CPU"
+    )
+    name = next((key for key in small if pick(small, key, "accuracy") is not None), None)
+    before = pick(metrics, "fp32", name or "", "accuracy")
+    if name is None or before is None:
+        return f"{text_}."
+    lost = 100 * (before - small[name]["accuracy"])
+    change = f"{abs(lost):.2f} points {'below' if lost > 0 else 'above'} FP32"
+    return f"{text_}; it reaches {percent(small[name]['accuracy'])} on {name}, {change}."
+
+
+def cost(sources: Sources) -> str:
+    seconds = seconds_by_stage(sources.metrics)
+    if not seconds:
+        return "What the stages cost is not known yet."
+    slowest = max(seconds, key=lambda name: seconds[name])
+    memory = [pick(metrics, "cost", "peak_memory_mb") or 0 for metrics in sources.metrics.values()]
+    return (
+        f"The {len(seconds)} stages that ran took {duration(sum(seconds.values()))}, most of it"
+        f" {slowest}, and at most {max(memory) / 1000:.1f} GB of memory."
+    )

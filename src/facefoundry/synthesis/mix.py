@@ -1,0 +1,42 @@
+"""Identities from several generators, by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from facefoundry.errors import FoundryError
+from facefoundry.synthesis import Face, Generator, build_generator
+
+
+class Mix:
+    """parts: arguments of `build_generator` by name. weights: share of the identities by name.
+
+    An identity is called `<part>.<its name there>`. Raises FoundryError where the names differ.
+    """
+
+    name = "mix"
+
+    def __init__(
+        self, parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]
+    ) -> None:
+        if set(parts) != set(weights) or min(weights.values()) < 0 or not sum(weights.values()):
+            raise FoundryError(
+                f"generator.weights: need one weight, 0 or more, for each of {', '.join(parts)}"
+            )
+        self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        self.parts: dict[str, Generator] = {
+            name: build_generator(**arguments) for name, arguments in parts.items()
+        }
+        self.licences = [entry for part in self.parts.values() for entry in part.licences]
+
+    def identities(self, count: int, seed: int) -> list[str]:
+        return [
+            f"{name}.{identity}"
+            for name, part in self.parts.items()
+            for identity in part.identities(round(count * self.weights[name]), seed)
+        ]
+
+    def faces(self, identity: str, count: int, seed: int) -> Sequence[Face]:
+        name, _, own = identity.partition(".")
+        return self.parts[name].faces(own, count, seed)

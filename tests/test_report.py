@@ -1,0 +1,272 @@
+"""The report and the summary, from toy stage outputs."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facefoundry import summary
+from facefoundry.errors import FoundryError
+from facefoundry.report import write_report
+from facefoundry.results import STAGES
+
+CHROMIUM = shutil.which("chromium")
+ANCHORS = (
+    "faces dropped training verification decisions hardest sizes tensorrt cost provenance reproduce"
+)
+
+
+def toy_pipeline(root: Path, benchmark: bool = True) -> None:
+    """Outputs of all nine stages before the report, with numbers of the usual size."""
+    for name, extra in toy_metrics(benchmark).items():
+        folder = root / STAGES[name]
+        folder.mkdir(parents=True)
+        cost = {"seconds": 12.3, "cpu_seconds": 20.5, "peak_memory_mb": 812.0}
+        write_json(folder / "metrics.json", extra | {"cost": cost})
+    rng = np.random.default_rng(0)
+    for name in ("data/align/preview", "data/curate/removed", "models/evaluate/pairs"):
+        pixels = rng.integers(0, 255, (4 * 112, 12 * 112, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((672, 224)).save(root / f"{name}.png")
+    removed = {
+        "image_id": "i<1>/03",
+        "identity": "i1",
+        "reason": "near_duplicate",
+        "other": "i1/02",
+    }
+    write_json(root / "data/curate/removed.json", [removed])
+    for name in ("train", "distill"):
+        curves = [{"step": 100 * i, "loss": 9.0 / i, "val_eer": 0.4 / i} for i in range(1, 9)]
+        write_json(root / STAGES[name] / "curves.json", curves)
+    write_json(root / "models/train/model.json", toy_model())
+    np.savez(root / "models/evaluate/scores.npz", **toy_scores(rng, benchmark))
+
+
+def toy_metrics(benchmark: bool) -> dict[str, dict]:
+    row = {"accuracy": 0.817, "accuracy_std": 0.0152, "eer": 0.181, "auc": 0.895}
+    row |= {"tar_at_fmr_1e-2": 0.41, "tar_at_fmr_1e-3": None}
+    lfw = row | {"sface": row | {"accuracy": 0.9945}, "pixels": row | {"accuracy": 0.6253}}
+    note = {"benchmarks_note": "No benchmark was found under ../shared/benchmarks."}
+    int8 = {"bytes": 868_352, "latency_ms_p50": 1.82, "latency_ms_p95": 2.31}
+    return {
+        "synthesize": {"identities": 150, "images": 2400, "generators": ["stylegan"]},
+        "curate": {"identities": 143, "images": 2210, "removed": {"near_duplicate": 190}},
+        "align": {"identities": 143, "images": 2210},
+        "split": {"identities": {"train": 115, "val": 14}, "images": {"train": 1800, "val": 205}},
+        "train": {"steps": 2200},
+        "evaluate": {"synthetic": row} | ({"lfw": lfw} if benchmark else note),
+        "distill": {"steps": 1200},
+        "quantize": {
+            "fp32": int8 | {"bytes": 3_400_000, "lfw": {"accuracy": 0.8}},
+            "int8": int8
+            | {"lfw": {"accuracy": 0.795}, "cosine_to_fp32": {"mean": 0.998, "min": 0.97}},
+        },
+        "tensorrt": {"built": True, "statement": "Built ahead of time.", "not_run": ["a Jetson"]},
+    }
+
+
+def toy_model() -> dict:
+    known = {"fmr": 1e-3, "threshold": 0.41, "tar": 0.62, "impostor_pairs": 26880}
+    unknown = {"fmr": 1e-6, "threshold": None, "tar": None, "impostor_pairs": 26880}
+    licence = {"name": "MobileStyleGAN", "licence": "research only", "note": "FFHQ is BY-NC-SA"}
+    return {
+        "thresholds": [known | {"needs_pairs": None}, unknown | {"needs_pairs": 3_000_000}],
+        "provenance": {"commit": "0123abc", "seed": 0},
+        "licences": [licence],
+    }
+
+
+def toy_scores(rng: np.random.Generator, benchmark: bool) -> dict[str, np.ndarray]:
+    same = np.arange(2000) % 2 == 0
+    arrays = {}
+    for name in ("synthetic", "lfw") if benchmark else ("synthetic",):
+        arrays |= {f"{name}/same": same, f"{name}/fold": np.arange(2000) // 200}
+        for model, gap in (("model", 0.3), ("sface", 0.5), ("pixels", 0.1)):
+            arrays[f"{name}/{model}"] = (rng.normal(0.1, 0.12, 2000) + gap * same).astype("f4")
+    return arrays
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value))
+
+
+class Page(HTMLParser):
+    """The ids, tags and URL-valued attributes of a page; fails on unbalanced markup."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.urls: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
+                self.urls.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pipeline")
+    toy_pipeline(root)
+    write_report(root, root / "reports")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(pipeline: Path) -> str:
+    return (pipeline / "reports/index.html").read_text()
+
+
+def test_the_page_needs_no_network(page: str) -> None:
+    urls = Page(page).urls
+    assert urls and all(url.startswith(("#", "data:")) for url in urls)
+    assert not re.search(r"url\((?![\"']?#)", page)
+    assert "@import" not in page and "fetch(" not in page
+
+
+def test_every_section_and_figure_is_there(page: str) -> None:
+    parsed = Page(page)
+    assert set(ANCHORS.split()) <= set(parsed.ids)
+    assert parsed.tags.count("img") == 3
+    # 2 x 2 curves, ROC, DET and histogram of two sets, cost
+    assert parsed.tags.count("svg") == 4 + 6 + 1
+    assert "Not run:" not in page
+
+
+def test_the_opening_has_five_sentences_and_five_numbers(page: str) -> None:
+    lead = page[page.index('<ul class="lead">') : page.index("</header>")]
+    assert lead.count("<li>") == 5
+    assert re.findall(r"<b>(.*?)</b>", lead) == ["143", "2,210", "81.70 %", "868 kB", "1.82 ms"]
+    assert "190 of 2,400 images" in page
+    assert "0.50 points below FP32" in lead
+
+
+def test_an_unsupported_rate_is_no_number(page: str) -> None:
+    assert "needs 3,000 impostor pairs" in page
+    assert "needs 3,000,000 impostor pairs" in page
+
+
+def test_text_from_outside_is_escaped(page: str) -> None:
+    assert "i&lt;1&gt;/03" in page and "i<1>" not in page
+
+
+def test_the_same_outputs_give_the_same_page(pipeline: Path, page: str, tmp_path: Path) -> None:
+    write_report(pipeline, tmp_path)
+    assert (tmp_path / "index.html").read_text() == page
+
+
+def test_nothing_run_is_said_plainly(tmp_path: Path) -> None:
+    write_report(tmp_path, tmp_path / "reports")
+    page = (tmp_path / "reports/index.html").read_text()
+    Page(page)
+    for stage in ("synthesize", "curate", "train", "evaluate", "quantize", "tensorrt"):
+        assert f"the stage <code>{stage}</code> has left no results" in page
+
+
+def test_no_benchmark_is_a_line_and_no_failure(tmp_path: Path) -> None:
+    toy_pipeline(tmp_path, benchmark=False)
+    write_report(tmp_path, tmp_path / "reports")
+    page = (tmp_path / "reports/index.html").read_text()
+    assert "No benchmark was found under" in page
+    assert "accuracy, synthetic" in page
+
+
+def test_a_damaged_output_is_named_and_the_old_page_stays(tmp_path: Path) -> None:
+    write_report(tmp_path, tmp_path / "reports")
+    before = (tmp_path / "reports/index.html").read_text()
+    damaged = tmp_path / "models/evaluate/metrics.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    with pytest.raises(FoundryError, match=r"evaluate/metrics\.json.*dvc repro"):
+        write_report(tmp_path, tmp_path / "reports")
+    assert (tmp_path / "reports/index.html").read_text() == before
+
+
+def test_summary_prints_one_table(pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert summary.main(pipeline) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "143",
+        "2,210",
+        "81.70 ± 1.52 %",
+        "SFace 99.45",
+        "868 kB",
+        "1.82 ms",
+        "1 min 51 s",
+    ):
+        assert part in printed
+    assert "index.html" in printed.replace("\n", "")
+
+
+def test_summary_before_anything_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert summary.main(tmp_path) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and "make repro" in printed.err
+
+
+def test_summary_imports_nothing_heavy() -> None:
+    heavy = "{'numpy', 'torch', 'matplotlib', 'mlflow', 'hydra', 'pyarrow', 'cv2'}"
+    code = f"import sys, facefoundry.summary; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def chromium(profile: Path, *arguments: str) -> str:
+    fixed = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}")
+    command = [str(CHROMIUM), *fixed, "--virtual-time-budget=4000", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_no_sideways_scrolling(page: str, tmp_path: Path, width: int) -> None:
+    """The page stands in a frame of that width and reports what sticks out of it."""
+    measure = (
+        "<script>const root = document.documentElement;"
+        "parent.postMessage(`${innerWidth} wide, ${root.scrollWidth - root.clientWidth} over,"
+        " slider ${!document.querySelector('.slider').hidden}`, '*')</script></body>"
+    )
+    (tmp_path / "page.html").write_text(page.replace("</body>", measure))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        "<script>onmessage = event => document.title = event.data</script>"
+        f'<iframe src="page.html" style="width:{width}px;height:800px;border:0"></iframe>'
+    )
+    dom = chromium(tmp_path / "profile", "--dump-dom", frame.as_uri())
+    assert f"<title>{width} wide, 0 over, slider true</title>" in dom
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [500, 1280])
+def test_screenshot_is_not_blank(pipeline: Path, tmp_path: Path, width: int) -> None:
+    shot = tmp_path / "shot.png"
+    address = (pipeline / "reports/index.html").as_uri()
+    chromium(tmp_path / "profile", f"--screenshot={shot}", f"--window-size={width},4000", address)
+    with Image.open(shot) as image:
+        assert image.width == width
+        strips = [image.crop((0, top, width, top + 800)) for top in range(0, 4000, 800)]
+        assert all(len(strip.convert("L").getcolors()) > 20 for strip in strips)
