@@ -19,7 +19,7 @@ SPEC = ModelSpec(
     embedding_size=4,
     arguments={"width": 3},
     provenance={"data": "noise | with a bar\nand a line", "seed": 7},
-    licences=[{"name": "weights", "licence": "Apache-2.0", "note": "made here"}],
+    licences=[{"name": "weights", "licence": "Apache-2.0", "source": "made here"}],
     thresholds=[{"fmr": 0.001, "threshold": 0.31, "tar": 0.9}, {"fmr": 1e-6, "threshold": None}],
 )
 

@@ -74,7 +74,7 @@ def toy_metrics(benchmark: bool) -> dict[str, dict]:
 def toy_model() -> dict:
     known = {"fmr": 1e-3, "threshold": 0.41, "tar": 0.62, "impostor_pairs": 26880}
     unknown = {"fmr": 1e-6, "threshold": None, "tar": None, "impostor_pairs": 26880}
-    licence = {"name": "MobileStyleGAN", "licence": "research only", "note": "FFHQ is BY-NC-SA"}
+    licence = {"name": "MobileStyleGAN", "licence": "research only", "source": "FFHQ is BY-NC-SA"}
     return {
         "thresholds": [known | {"needs_pairs": None}, unknown | {"needs_pairs": 3_000_000}],
         "provenance": {"commit": "0123abc", "seed": 0},

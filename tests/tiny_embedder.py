@@ -14,7 +14,7 @@ SPEC = ModelSpec(
     architecture="tiny",
     embedding_size=SIZE,
     provenance={"seed": 0, "data": "noise"},
-    licences=[{"name": "weights", "licence": "Apache-2.0", "note": "made here"}],
+    licences=[{"name": "weights", "licence": "Apache-2.0", "source": "made here"}],
     thresholds=[{"fmr": 0.01, "threshold": 0.3, "tar": 0.9}],
 )
 

@@ -38,7 +38,7 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
             A.RandomBrightnessContrast(
                 options["brightness"], options["contrast"], p=options["tone"]
             ),
-            A.HueSaturationValue(8, 30, 10, p=options["hue_saturation"]),
+            A.HueSaturationValue(12, 60, 20, p=options["hue_saturation"]),
             A.ToGray(p=options["grey"]),
             A.GaussianBlur(blur_limit=(3, 7), p=options["blur"]),
             A.Downscale(

@@ -45,5 +45,4 @@ def distill_student(
     module = DistillerModule(
         student, teacher_backbone, options=options, data=data, log_metrics=log_metrics
     )
-    chain = [entry for entry in teacher_spec.licences if entry not in data.licences]
-    return train(module, faces, out, options["backbone"], chain)
+    return train(module, faces, out, options["backbone"], teacher_spec.licences)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from facefoundry.licences import FIELDS
+
 
 def model_card(spec: Mapping[str, Any], parameters: int, weight_bytes: int) -> str:
     """The card of a model from the fields of its `ModelSpec`, as a dict."""
@@ -87,8 +89,7 @@ def _provenance(values: Mapping[str, Any]) -> str:
 def _licences(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "Not recorded: settle it before these weights are passed on."
-    names = ("name", "licence", "note")
-    return _table(names, [[row.get(name, "") for name in names] for row in rows])
+    return _table(FIELDS, [[row.get(name, "") for name in FIELDS] for row in rows])
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -41,7 +41,7 @@ class ModelSpec:
     `arguments` go to `build_backbone(architecture, embedding_size=..., **arguments)`.
     The image is (112, 112, 3) RGB 0..255, aligned, and normalised as (x - mean) / std to [-1, 1].
     `provenance` tells where the weights come from (data, seed, commit, metrics: JSON values).
-    `licences` is the chain, a dict `{name, licence, note}` for each work that the weights rest on.
+    `licences` is the chain, a `licences.Licence` entry for each work that they rest on.
     `thresholds` is the table of `verification.threshold_table`.
     """
 

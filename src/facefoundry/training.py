@@ -7,6 +7,7 @@ validation, of early stopping and of the checkpoint that a killed run goes on fr
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from abc import abstractmethod
@@ -25,6 +26,7 @@ from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import Batch, EpochSampler, TrainingData, normalise, train_loader
 from facefoundry.errors import FoundryError
 from facefoundry.evaluation import calibrate
+from facefoundry.licences import merged
 from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.optim import build_optimizer, warmup_cosine
 from facefoundry.sharding import CACHE, cache_key
@@ -33,6 +35,10 @@ from facefoundry.verification import eer, pair_similarity, roc
 LogMetrics = Callable[[Mapping[str, float], int], None]
 Curves = list[dict[str, float]]
 Chain = list[dict[str, str]]
+
+# its device table and its advertisements; errors still come as exceptions
+for _name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class TrainingModule(pl.LightningModule):
@@ -135,7 +141,7 @@ def train(
         embedding_size=size,
         arguments=others,
         provenance=provenance(options, data),
-        licences=[*data.licences, *chain],
+        licences=merged(data.licences, chain),
         thresholds=calibrate(
             embedder(module.backbone), data.val.crops, data.val.identities, options["seed"]
         ),

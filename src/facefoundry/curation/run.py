@@ -20,6 +20,7 @@ from facefoundry.benchmarks import Embed, embed_images
 from facefoundry.curation import rules
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, contact_sheet, decode_image, save_png
+from facefoundry.licences import SFACE, YUNET, merged
 from facefoundry.references import sface
 from facefoundry.sharding import CACHE, Row, cache_key, chunked, kept, run_pool
 from facefoundry.shards import read_member
@@ -72,8 +73,10 @@ def curate(
     """
     measured = measure(faces, out, limits["chunk"], workers)
     decisions = decide(measured, limits)
+    source_chain = manifest.licences(manifest.read(faces))
+    chain = merged(source_chain, [YUNET.entry(), SFACE.entry()])
     kept_rows = manifest.table(decisions.rows)
-    manifest.write(manifest.with_licences(kept_rows, manifest.licences(manifest.read(faces))), out)
+    manifest.write(manifest.with_licences(kept_rows, chain), out)
     (out / "removed.json").write_text(json.dumps(decisions.removed, indent=1) + "\n")
     write_removed_sheet(measured, decisions.removed, out / "removed.png")
     names, labels = decisions.labels()

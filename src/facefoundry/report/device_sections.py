@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from facefoundry.licences import FIELDS
 from facefoundry.report import figures
 from facefoundry.report.html import Html, figure, join, not_run, section, table, tag
 from facefoundry.report.sources import Sources
@@ -21,11 +22,6 @@ from facefoundry.results import (
 )
 
 # each: name, licence, note; where model.json names no chain of its own
-COMMON_LICENCES = (
-    ("YuNet 2023mar (detector)", "MIT", "finds faces and landmarks; not in the trained model"),
-    ("SFace 2021dec (reference)", "Apache-2.0", "trained on real faces; measures and curates only"),
-    ("facefoundry (this code)", "Apache-2.0", ""),
-)
 COMMANDS = """make repro                                # environment, all stages, summary
 .venv/bin/dvc repro                       # only what changed
 .venv/bin/python -m facefoundry.summary   # the numbers again
@@ -112,12 +108,7 @@ def _cost_row(name: str, spent: Metrics | None) -> tuple[str, str, str, str]:
 def provenance(sources: Sources) -> Html:
     spec = sources.models.get("train")
     origin = pick(spec, "provenance") or {}
-    chain = [
-        (row.get("name", ""), row.get("licence", "not stated"), row.get("note", ""))
-        for row in pick(spec, "licences") or []
-    ]
-    named = {row[0] for row in chain}
-    chain += [row for row in COMMON_LICENCES if row[0] not in named]
+    chain = [[row.get(name, "") for name in FIELDS] for row in pick(spec, "licences") or []]
     facts = (
         table(("", "value"), [(key, _plain(value)) for key, value in origin.items()], prose=True)
         if origin
@@ -128,7 +119,7 @@ def provenance(sources: Sources) -> Html:
         "Provenance and licences",
         facts,
         tag("h3", "Licence chain: what this model and this page rest on"),
-        table(("work", "licence", "note"), chain, prose=True),
+        table(("work", "licence", "commercial use", "real faces", "source"), chain, prose=True),
     )
 
 

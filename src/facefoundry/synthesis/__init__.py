@@ -29,24 +29,12 @@ class Face:
     landmarks: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True)
-class Licence:
-    """What a generator owes: an entry of the licence chain that travels through manifests and
-    models. `commercial` use and training on `real_faces` are "yes", "no" or "unknown"."""
-
-    name: str
-    licence: str
-    commercial: str
-    real_faces: str
-    source: str
-
-
 class Generator(Protocol):
     """All randomness comes from (seed, identity, index), so that the number of workers, the order
     of work and a resumed run cannot change a pixel."""
 
     name: str
-    licences: list[dict[str, str]]  # `vars(Licence(...))` of each work that the faces rest on
+    licences: list[dict[str, str]]  # see `licences.Licence`
 
     def identities(self, count: int, seed: int) -> list[str]:
         """Names of up to `count` identities, unique, in the order in which they are made."""

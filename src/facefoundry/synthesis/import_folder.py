@@ -8,7 +8,8 @@ from pathlib import Path
 
 from facefoundry.errors import FoundryError
 from facefoundry.images import IMAGE_SUFFIXES, read_image
-from facefoundry.synthesis import Face, Licence
+from facefoundry.licences import Licence
+from facefoundry.synthesis import Face
 
 BAD_IMAGE = ("stop", "skip")
 
@@ -38,7 +39,7 @@ class ImportFolder:
         self.root = Path(root)
         self.skip = on_bad_image == "skip"
         entry = Licence(f"images under {root}", licence, commercial, real_faces, source=root)
-        self.licences: list[dict[str, str]] = [vars(entry)]
+        self.licences: list[dict[str, str]] = [entry.entry()]
 
     def identities(self, count: int, seed: int) -> list[str]:
         if not self.root.is_dir():

@@ -20,9 +20,10 @@ import numpy as np
 
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import embed_images
+from facefoundry.licences import Licence
 from facefoundry.progress import track
 from facefoundry.references import sface
-from facefoundry.synthesis import Face, Licence, face_rng
+from facefoundry.synthesis import Face, face_rng
 from facefoundry.synthesis.mobile_stylegan import (
     GROUPS,
     STYLE_SIZE,
@@ -64,16 +65,14 @@ class StyleGan:
 
     name = "stylegan"
     licences: ClassVar = [
-        vars(
-            Licence(
-                name="MobileStyleGAN in PyPI random-face 2021.7.21.1",
-                licence="Apache-2.0 by the wheel; distilled from StyleGAN2 (non-commercial) on FFHQ"
-                " (CC BY-NC-SA-4.0)",
-                commercial="no",
-                real_faces="yes",
-                source="arXiv:2104.04767; FFHQ: photographs of people from Flickr",
-            )
-        )
+        Licence(
+            name="MobileStyleGAN in PyPI random-face 2021.7.21.1",
+            licence="Apache-2.0 by the wheel; distilled from StyleGAN2 (non-commercial) on FFHQ"
+            " (CC BY-NC-SA-4.0)",
+            commercial="no",
+            real_faces="yes",
+            source="arXiv:2104.04767; FFHQ: photographs of people from Flickr",
+        ).entry()
     ]
 
     def __init__(

