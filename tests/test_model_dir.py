@@ -91,7 +91,7 @@ def test_card_tells_what_the_spec_tells(saved: Path) -> None:
     assert card.startswith("---\nlibrary_name: facefoundry\n")
     assert "| 0.001 | 0.31 | 0.9 |" in card
     assert "| 1e-06 | - | - |" in card
-    assert "| weights | Apache-2.0 | made here |" in card
+    assert "| weights | Apache-2.0 |  |  | made here |" in card
     assert "| data | noise \\| with a bar and a line |" in card
 
 

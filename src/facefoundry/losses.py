@@ -65,7 +65,7 @@ class ArcFace(CosineHead):
     continuation cos(theta) - margin sin(margin), as in InsightFace."""
 
     def __init__(
-        self, identities: int, embedding_size: int, scale: float = 24.0, margin_rad: float = 0.4
+        self, identities: int, embedding_size: int, scale: float = 24.0, margin_rad: float = 0.3
     ) -> None:
         super().__init__(identities, embedding_size, scale, margin_rad)
 

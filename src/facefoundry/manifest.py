@@ -46,8 +46,6 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     for row in rows:
         for name in SCHEMA.names:
             columns[name].append(row.get(name))
-    # an empty map, not a null one: parquet writes a null map's bytes by where it was made
-    columns["attributes"] = [value or {} for value in columns["attributes"]]
     return pa.table(columns, schema=SCHEMA).sort_by("image_id")
 
 

@@ -64,7 +64,9 @@ def build_shards(
     shards = out / "shards"
     task = partial(_build_shard, build, cache, shards)
     numbered = list(enumerate(chunks))
-    tables = run_pool(task, numbered, workers, f"{out.name}: shards")
+    tables = [
+        pq.read_table(path) for path in run_pool(task, numbered, workers, f"{out.name}: shards")
+    ]
     _publish(cache, shards, len(chunks))
     merged = pa.concat_tables(tables).sort_by("image_id")
     merged = manifest.with_licences(merged, licences)
@@ -105,7 +107,7 @@ def _one_thread() -> None:
 
 def _build_shard(
     build: Build[T], cache: Path, shards: Path, numbered: tuple[int, Sequence[T]]
-) -> pa.Table:
+) -> Path:
     number, chunk = numbered
     name = f"{number:06d}"
 
@@ -122,12 +124,16 @@ def _build_shard(
     return kept(cache / f"{name}.parquet", make)
 
 
-def kept(path: Path, make: Callable[[], pa.Table]) -> pa.Table:
-    """The table at `path`, or the one that `make` gives, kept there by atomic rename."""
+def kept(path: Path, make: Callable[[], pa.Table]) -> Path:
+    """`path`, which holds the table that `make` gives, by atomic rename; not made again.
+
+    The path is what a worker hands over: a table that came through a pipe is written to other
+    bytes than one that came from a file.
+    """
     if not path.is_file():
         with _atomic(path) as temporary:
             pq.write_table(make(), temporary)
-    return pq.read_table(path)
+    return path
 
 
 class _atomic:  # noqa: N801 - reads as a verb at its call sites

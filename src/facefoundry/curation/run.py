@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -12,6 +13,7 @@ from typing import Any
 import imagehash
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image as PillowImage
 
 from facefoundry import manifest
@@ -79,6 +81,7 @@ def curate(
     manifest.write(manifest.with_licences(kept_rows, chain), out)
     (out / "removed.json").write_text(json.dumps(decisions.removed, indent=1) + "\n")
     write_removed_sheet(measured, decisions.removed, out / "removed.png")
+    shutil.rmtree(CACHE / out.name, ignore_errors=True)
     names, labels = decisions.labels()
     counts = np.bincount(labels)
     return {
@@ -137,11 +140,11 @@ def measure(faces: Path, out: Path, chunk: int, workers: int) -> list[Row]:
     cache = CACHE / out.name / cache_key({"chunk": chunk}, faces / manifest.MANIFEST)
     cache.mkdir(parents=True, exist_ok=True)
     chunks = list(enumerate(chunked(source, chunk)))
-    tables = run_pool(partial(_measure_chunk, cache), chunks, workers, f"{out.name}: chunks")
-    return manifest.rows(pa.concat_tables(tables))
+    paths = run_pool(partial(_measure_chunk, cache), chunks, workers, f"{out.name}: chunks")
+    return manifest.rows(pa.concat_tables(pq.read_table(path) for path in paths))
 
 
-def _measure_chunk(cache: Path, numbered: tuple[int, Sequence[Row]]) -> pa.Table:
+def _measure_chunk(cache: Path, numbered: tuple[int, Sequence[Row]]) -> Path:
     number, chunk = numbered
 
     def make() -> pa.Table:

@@ -61,11 +61,16 @@ def _compile(model: ov.Model, threads: int) -> ov.CompiledModel:
     return _core().compile_model(model, "CPU", options)
 
 
-def map_styles(latents: Array, threads: int = 1) -> Array:
-    """Map Gaussian latents (N, 512) to styles w (N, 512)."""
-    model = _core().read_model(weights_directory() / "MappingNetwork.xml")
-    model.reshape([-1, STYLE_SIZE])
-    return np.array(_compile(model, threads)(latents)[0])
+class Mapping:
+    """Gaussian latents (N, 512) -> styles w (N, 512)."""
+
+    def __init__(self, threads: int = 1) -> None:
+        model = _core().read_model(weights_directory() / "MappingNetwork.xml")
+        model.reshape([-1, STYLE_SIZE])
+        self._model = _compile(model, threads)
+
+    def __call__(self, latents: Array) -> Array:
+        return np.array(self._model(latents)[0])
 
 
 class Synthesis:

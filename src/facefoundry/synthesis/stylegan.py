@@ -28,15 +28,15 @@ from facefoundry.synthesis.mobile_stylegan import (
     GROUPS,
     STYLE_SIZE,
     Array,
+    Mapping,
     Synthesis,
     fit_head,
-    map_styles,
     paint,
 )
 
 CACHE = Path(".cache/stylegan")
 COMPONENTS = 60
-HEAD_IMAGES = 24
+HEAD_IMAGES = 24  # at most; no more than `fit_images`
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Directions:
 
 class StyleGan:
     """truncation: how far base identities lie from the mean face (1 is the full distribution).
+    restyle: per resolution group, the share of the base style that a stranger's replaces in each
+    image; in the finest group all of it changes colours and light and leaves the identity.
     scales: standard deviation of the step per resolution group. yaw: standard deviation of the
     yaw step, clipped at `yaw_limit` (more than about 2 breaks faces). identity_damping: 0 lets the
     step change who it is. cut: resolution of the features that the image is painted from, 64
@@ -78,6 +80,7 @@ class StyleGan:
     def __init__(
         self,
         truncation: float = 0.85,
+        restyle: Sequence[float] = (0.0, 0.0, 0.0, 0.4, 1.0),
         scales: Sequence[float] = (0.9, 0.7, 0.7, 0.9, 1.2),
         yaw: float = 1.5,
         yaw_limit: float = 2.0,
@@ -86,11 +89,13 @@ class StyleGan:
         fit_images: int = 800,
     ) -> None:
         self.truncation = truncation
+        self.restyle = np.asarray(restyle, np.float32)
         self.scales = np.asarray(scales, np.float32)
         self.yaw = yaw
         self.yaw_limit = yaw_limit
         self.cut = cut
         self.directions = load_directions(cut, fit_images)
+        self._mapping = Mapping()
         self._synthesis = Synthesis(cut)
         self._damping = _damping_matrices(self.directions.identity, identity_damping)
 
@@ -98,17 +103,26 @@ class StyleGan:
         return [f"s{index:06d}" for index in range(count)]
 
     def faces(self, identity: str, count: int, seed: int) -> list[Face]:
-        latent = face_rng(seed, identity, -1).standard_normal((1, STYLE_SIZE), np.float32)
-        style = map_styles(latent)[0]
-        base = self.directions.mean + self.truncation * (style - self.directions.mean)
-        return [self._face(base, face_rng(seed, identity, index)) for index in range(count)]
+        rngs = [face_rng(seed, identity, index) for index in range(-1, count)]
+        own, *strangers = self._styles(rngs)
+        return [
+            self._face(own, stranger, rng)
+            for stranger, rng in zip(strangers, rngs[1:], strict=True)
+        ]
 
-    def _face(self, base: Array, rng: np.random.Generator) -> Face:
+    def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
+        """One truncated style (512,) from each generator."""
+        latents = np.stack([rng.standard_normal(STYLE_SIZE, np.float32) for rng in rngs])
+        mean = self.directions.mean
+        return mean + np.float32(self.truncation) * (self._mapping(latents) - mean)
+
+    def _face(self, own: Array, stranger: Array, rng: np.random.Generator) -> Face:
         steps = rng.standard_normal((len(self.scales), COMPONENTS), np.float32)
         steps = np.einsum("gkl,gl->gk", self._damping, steps * self.scales[:, None])
         yaw = float(np.clip(self.yaw * rng.standard_normal(), -self.yaw_limit, self.yaw_limit))
         direction = self.directions.yaw
         steps[0] += (yaw - steps[0] @ direction) * direction
+        base = own + self.restyle[:, None] * (stranger - own)
         features = self._synthesis(base + steps @ self.directions.basis)[0]
         attributes = {
             "yaw_sd": yaw,
@@ -145,11 +159,11 @@ def load_directions(cut: int, images: int) -> Directions:
 def fit_directions(cut: int, images: int) -> Directions:
     """Fit head and directions on random images, each resolution group with a style of its own."""
     rng = np.random.default_rng(0)
-    styles = map_styles(rng.standard_normal((8192, STYLE_SIZE), np.float32), threads=2)
+    styles = Mapping(threads=2)(rng.standard_normal((8192, STYLE_SIZE), np.float32))
     mean = styles.mean(0)
     _, spread, axes = np.linalg.svd(styles - mean, full_matrices=False)
     basis = axes[:COMPONENTS] * (spread[:COMPONENTS, None] / np.sqrt(len(styles)))
-    head = fit_head(mean + 0.85 * (styles[:HEAD_IMAGES] - mean), cut)
+    head = fit_head(mean + 0.85 * (styles[: min(HEAD_IMAGES, images)] - mean), cut)
     steps, yaws, embeddings = _random_images(mean, basis, head, cut, images, rng)
     yaw = _ridge(steps[:, 0], yaws[:, None])[:, 0]
     identity = _ridge(steps.reshape(len(steps), -1), embeddings)
