@@ -29,7 +29,7 @@ endif
 	python -m facefoundry.summary
 
 test: $(STAMP)  ## run the test suite
-	pytest --numprocesses 2 --dist worksteal
+	pytest --numprocesses 2 --dist loadgroup
 
 check: $(STAMP)  ## lint, format and types
 	ruff check .

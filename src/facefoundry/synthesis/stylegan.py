@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,8 +22,8 @@ import numpy as np
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import embed_images
 from facefoundry.licences import Licence
-from facefoundry.progress import track
 from facefoundry.references import sface
+from facefoundry.sharding import chunked, run_pool
 from facefoundry.synthesis import Face, face_rng
 from facefoundry.synthesis.mobile_stylegan import (
     GROUPS,
@@ -36,6 +37,7 @@ from facefoundry.synthesis.mobile_stylegan import (
 
 CACHE = Path(".cache/stylegan")
 COMPONENTS = 60
+FIT_WORKERS = 2
 HEAD_IMAGES = 24  # at most; no more than `fit_images`
 
 
@@ -145,7 +147,7 @@ def _damping_matrices(identity: Array, strength: float) -> Array:
 
 def load_directions(cut: int, images: int) -> Directions:
     """The fitted directions, from the cache or fitted now (about a minute on two cores)."""
-    key = hashlib.sha256(f"1 {cut} {images} {COMPONENTS}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"2 {cut} {images} {COMPONENTS}".encode()).hexdigest()[:16]
     path = CACHE / f"{key}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,35 +165,39 @@ def fit_directions(cut: int, images: int) -> Directions:
     mean = styles.mean(0)
     _, spread, axes = np.linalg.svd(styles - mean, full_matrices=False)
     basis = axes[:COMPONENTS] * (spread[:COMPONENTS, None] / np.sqrt(len(styles)))
+    basis = basis.astype(np.float32)
     head = fit_head(mean + 0.85 * (styles[: min(HEAD_IMAGES, images)] - mean), cut)
-    steps, yaws, embeddings = _random_images(mean, basis, head, cut, images, rng)
+    sample = partial(_random_images, mean, basis, head, cut)
+    parts = run_pool(sample, chunked(range(images), 25), FIT_WORKERS, "stylegan: directions, x25")
+    steps, yaws, embeddings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     yaw = _ridge(steps[:, 0], yaws[:, None])[:, 0]
     identity = _ridge(steps.reshape(len(steps), -1), embeddings)
     return Directions(
         head=head,
-        mean=mean.astype(np.float32),
-        basis=basis.astype(np.float32),
+        mean=mean,
+        basis=basis,
         yaw=(yaw / np.linalg.norm(yaw)).astype(np.float32),
         identity=identity.reshape(len(GROUPS), COMPONENTS, -1).astype(np.float32),
     )
 
 
 def _random_images(
-    mean: Array, basis: Array, head: Array, cut: int, images: int, rng: np.random.Generator
+    mean: Array, basis: Array, head: Array, cut: int, numbers: Sequence[int]
 ) -> tuple[Array, Array, Array]:
     """Steps (N, G, K), yaw as nose offset over eye distance (N,), SFace embeddings (N, 128)."""
-    synthesis, detector = Synthesis(cut, threads=2), Detector()
+    synthesis, detector = Synthesis(cut), Detector()
     steps, yaws, crops = [], [], []
-    for _ in track(range(images), "stylegan: fitting directions"):
+    for number in numbers:
+        rng = np.random.default_rng([1, number])
         step = rng.standard_normal((len(GROUPS), COMPONENTS), np.float32) * np.float32(0.8)
-        image = paint(synthesis((mean + step @ basis).astype(np.float32))[0], head)
+        image = paint(synthesis(np.asarray(mean + step @ basis, np.float32))[0], head)
         found = detector.detect(image)
         if found:
             left, right, nose = found[0].landmarks[:3]
             steps.append(step)
             yaws.append(float(nose[0] - (left[0] + right[0]) / 2) / float(right[0] - left[0]))
             crops.append(warp(image, found[0].landmarks))
-    embeddings = embed_images(sface(), np.stack(crops), flip=False)
+    embeddings = embed_images(sface(threads=1), np.stack(crops), flip=False)
     return np.stack(steps), np.array(yaws, np.float32), embeddings
 
 

@@ -1,0 +1,229 @@
+"""Data order, augmentation, schedules and a real training that is killed and resumed."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from facefoundry.augmentation import augment, build_augmentation
+from facefoundry.backbones import build_backbone
+from facefoundry.data import (
+    AugmentedCrops,
+    EpochSampler,
+    HeldOut,
+    TrainingData,
+    collate,
+    labels_of,
+    normalise,
+    train_loader,
+)
+from facefoundry.distiller import DistillerModule
+from facefoundry.errors import FoundryError
+from facefoundry.losses import build_head
+from facefoundry.optim import build_optimizer, warmup_cosine
+from facefoundry.recognizer import RecognizerModule
+from facefoundry.training import fit
+
+CONF = Path(__file__).parents[1] / "conf"
+STANDARD = yaml.safe_load((CONF / "augmentation/standard.yaml").read_text())
+NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text())
+OPTIONS = {
+    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05},
+    "steps": 12,
+    "warmup": 0.1,
+    "margin_warmup": 0.5,
+    "validate_every": 4,
+    "batch_size": 8,
+    "patience": 9,
+    "gradient_clip": 5.0,
+    "seed": 0,
+    "loader_workers": 0,
+    "embedding_size": 16,
+}
+
+
+def toy_crops(identities: int = 4, images: int = 6) -> tuple[np.ndarray, list[str]]:
+    """Blobs: an identity is a colour field, an image is that field with noise."""
+    rng = np.random.default_rng(0)
+    fields = rng.integers(0, 256, (identities, 4, 4, 3))
+    crops, names = [], []
+    for identity, field in enumerate(fields):
+        large = field.repeat(28, 0).repeat(28, 1)
+        for _ in range(images):
+            crops.append(np.clip(large + rng.normal(0, 25, large.shape), 0, 255))
+            names.append(f"i{identity}")
+    return np.array(crops, np.uint8), names
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    crops, names = toy_crops()
+    return TrainingData(
+        train=AugmentedCrops(crops, labels_of(names), STANDARD, seed=0),
+        image_ids=[f"{name}/{n}" for n, name in enumerate(names)],
+        identities=4,
+        val=HeldOut(crops, names),
+        licences=[],
+        manifest_sha256="",
+    )
+
+
+def recognizer(data: TrainingData, **options) -> RecognizerModule:
+    torch.manual_seed(0)
+    return RecognizerModule(
+        build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16),
+        build_head("arcface", identities=4, embedding_size=16),
+        options=OPTIONS | options,
+        data=data,
+        log_metrics=lambda metrics, step: None,
+    )
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_augmentation_depends_on_the_seed_alone():
+    crops, _ = toy_crops()
+    transform = build_augmentation(STANDARD)
+    first = augment(transform, crops[0], 7)
+    augment(transform, crops[1], 8)
+    assert np.array_equal(augment(transform, crops[0], 7), first)
+    assert not np.array_equal(augment(transform, crops[0], 9), first)
+    assert first.shape == (112, 112, 3)
+    assert first.dtype == np.uint8
+
+
+def test_no_augmentation_is_the_image_or_its_mirror():
+    crops, _ = toy_crops()
+    transform = build_augmentation(NONE)
+    seen = {augment(transform, crops[0], seed).tobytes() for seed in range(12)}
+    assert seen == {crops[0].tobytes(), crops[0][:, ::-1].tobytes()}
+
+
+@pytest.mark.parametrize(("name", "rows"), [("mask", (80, 105)), ("sunglasses", (46, 56))])
+def test_occlusions_cover_what_they_are_named_for(name, rows):
+    transform = build_augmentation(NONE | {"flip": 0.0, name: 1.0})
+    white = np.full((112, 112, 3), 255, np.uint8)
+    covered = augment(transform, white, 3) != 255
+    middle = covered[rows[0] : rows[1], 40:72].any(-1)
+    assert middle.mean() > 0.5
+    assert not covered[:30].any()
+
+
+def test_every_pass_sees_every_image_once():
+    sampler = EpochSampler(images=10, batch_size=4, steps=5, seed=0)
+    keys = [key for batch in sampler for key in batch]
+    assert [number for number, _ in keys] == [0] * 10 + [1] * 10
+    assert sorted(index for _, index in keys[:10]) == list(range(10))
+    assert [index for _, index in keys[:10]] != [index for _, index in keys[10:]]
+
+
+def test_epochs_cut_one_endless_sequence():
+    long = EpochSampler(images=10, batch_size=4, steps=6, seed=3)
+    short = EpochSampler(images=10, batch_size=4, steps=2, seed=3)
+    pieces = []
+    for epoch in range(3):
+        short.set_epoch(epoch)
+        pieces += list(short)
+    assert pieces == list(long)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(FoundryError, match="more than the 24 training images"):
+        EpochSampler(images=24, batch_size=25, steps=1, seed=0)
+
+
+def test_loader_processes_change_nothing(data: TrainingData):
+    sampler = EpochSampler(len(data.train), 8, 2, seed=0)
+    found = [list(train_loader(data.train, sampler, workers)) for workers in (0, 1)]
+    for alone, helped in zip(*found, strict=True):
+        assert torch.equal(alone["image"], helped["image"])
+        assert torch.equal(alone["label"], helped["label"])
+
+
+def test_batches_are_channels_last_and_normalised_as_in_the_graph(data: TrainingData):
+    batch = collate([data.train[(0, 0)], data.train[(0, 1)]])
+    assert batch["image"].shape == (2, 3, 112, 112)
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert normalise(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_schedule_rises_and_falls_to_zero():
+    factor = warmup_cosine(100, 0.1)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(9) == pytest.approx(1.0)
+    assert factor(55) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert factor(100) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_biases_and_norms_are_not_decayed():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    decayed, free = build_optimizer([module], OPTIONS["optimizer"]).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
+    with pytest.raises(FoundryError, match="not one of adamw, sgd"):
+        build_optimizer([module], OPTIONS["optimizer"] | {"name": "adam"})
+
+
+def test_training_learns_and_the_same_seed_gives_the_same_weights(data, tmp_path: Path):
+    found = []
+    for run in ("a", "b"):
+        module = recognizer(data)
+        curves = fit(module, tmp_path / run)
+        found.append(weights(module))
+    assert [point["step"] for point in curves] == [4, 8, 12]
+    assert curves[-1]["loss"] < curves[0]["loss"]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_killed_training_ends_in_the_same_weights(data, tmp_path: Path):
+    whole = recognizer(data)
+    curves = fit(whole, tmp_path / "whole")
+
+    class Killed(RecognizerModule):
+        def on_train_batch_start(self, batch, index):
+            super().on_train_batch_start(batch, index)
+            if self.global_step == 10:
+                raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    dying = recognizer(data)
+    dying.__class__ = Killed
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(dying, tmp_path / "killed")
+    assert (tmp_path / "killed/last.ckpt").is_file()
+    torch.manual_seed(99)  # whatever the second start begins with must not matter
+    resumed = recognizer(data)
+    assert fit(resumed, tmp_path / "killed") == curves
+    expected = weights(whole)
+    assert all(torch.equal(expected[name], value) for name, value in weights(resumed).items())
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_images(data, tmp_path: Path):
+    module = recognizer(data)
+    with torch.no_grad():
+        module.head.centres.fill_(float("nan"))
+    with pytest.raises(FoundryError, match=r"the loss is nan at step 0 \(batch: i\d/"):
+        fit(module, tmp_path)
+
+
+def test_a_distilled_student_moves_towards_its_teacher(data, tmp_path: Path):
+    teacher = recognizer(data).backbone
+    torch.manual_seed(5)
+    student = build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16)
+    module = DistillerModule(
+        student,
+        teacher,
+        options=OPTIONS,
+        data=data,
+        log_metrics=lambda metrics, step: None,
+    )
+    before = weights(teacher)
+    curves = fit(module, tmp_path)
+    assert curves[-1]["loss"] < 0.7 * curves[0]["loss"]
+    assert all(torch.equal(before[name], value) for name, value in weights(teacher).items())
+    assert not any("teacher" in name for name in module.state_dict())
