@@ -45,7 +45,10 @@ class Detector:
     """YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", 2023) through OpenCV."""
 
     def __init__(self, min_score: float = 0.6) -> None:
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a warning about targets
         self._yunet = cv2.FaceDetectorYN.create(str(yunet_path()), "", (SIZE, SIZE), min_score)
+        cv2.utils.logging.setLogLevel(level)
 
     def detect(self, image: Image) -> list[Detection]:
         """All faces in (H, W, 3) uint8 RGB, best first (see `_prominence`)."""

@@ -86,7 +86,8 @@ class EpochSampler(Sampler[list[Key]]):
         self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
+    def start_at(self, epoch: int) -> None:
+        """Make the next iteration that of `epoch`; iterating does not move on by itself."""
         self.epoch = epoch
 
     def __len__(self) -> int:

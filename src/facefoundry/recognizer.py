@@ -30,7 +30,7 @@ class RecognizerModule(TrainingModule):
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
         rise = self.options["margin_warmup"] * self.options["steps"]
         if self._margin is not None:
-            self.head.margin = self._margin * min(1.0, (self.global_step + 1) / max(rise, 1))
+            self.head.margin = self._margin * min(1.0, (self.step + 1) / max(rise, 1))
 
 
 def train_recognizer(

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import nn
 
 from facefoundry import __version__, manifest
@@ -33,6 +34,8 @@ from facefoundry.sharding import CACHE, cache_key
 from facefoundry.verification import eer, pair_similarity, roc
 
 LogMetrics = Callable[[Mapping[str, float], int], None]
+LAST, BEST = "last.pt", "best.pt"
+
 Curves = list[dict[str, float]]
 Chain = list[dict[str, str]]
 
@@ -59,8 +62,16 @@ class TrainingModule(pl.LightningModule):
         self.options = options
         self.data = data
         self.log_metrics = log_metrics
+        self.cache: Path | None = None
+        self.sampler: EpochSampler | None = None
         self.curves: Curves = []
+        self._resumed: dict[str, Any] = {}
         self._losses: list[torch.Tensor] = []
+
+    @property
+    def step(self) -> int:
+        """Steps done in all, those before a kill too."""
+        return int(self._resumed.get("step", 0)) + self.global_step
 
     @abstractmethod
     def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -71,7 +82,7 @@ class TrainingModule(pl.LightningModule):
         if not torch.isfinite(loss):
             names = ", ".join(self.data.image_ids[i] for i in batch["index"][:8].tolist())
             raise FoundryError(
-                f"the loss is {loss.item()} at step {self.global_step} (batch: {names}, ...);"
+                f"the loss is {loss.item()} at step {self.step} (batch: {names}, ...);"
                 " lower optimizer.lr or look at these images"
             )
         self._losses.append(loss.detach())
@@ -85,24 +96,53 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         point = {
-            "step": float(self.global_step),
+            "step": float(self.step),
             "loss": float(torch.stack(self._losses).mean()),
             "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "val_eer": self._validate(),
         }
         self._losses.clear()
         self.curves.append(point)
-        self.log("val_eer", point["val_eer"])
-        self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.global_step)
+        self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.step)
         if not sys.stderr.isatty():
             text = "  ".join(f"{key} {value:.4g}" for key, value in point.items())
             print(f"{type(self).__name__}: {text} of {self.options['steps']}", file=sys.stderr)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["curves"] = self.curves
+        if self.sampler:  # Lightning sets the epoch of samplers, not of batch samplers
+            self.sampler.start_at(len(self.curves))
+        if self.cache:
+            self._save(self.cache)
+        stale = len(self.curves) - 1 - best_point(self.curves)
+        self.trainer.should_stop = stale >= self.options["patience"]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.curves = checkpoint["curves"]
+    def on_fit_start(self) -> None:
+        if self._resumed:
+            self.trainer.optimizers[0].load_state_dict(self._resumed["optimizer"])
+            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+            scheduler.load_state_dict(self._resumed["schedule"])
+
+    def resume(self, cache: Path) -> None:
+        """Go on from what a killed training left in `cache`, and leave checkpoints there."""
+        self.cache = cache
+        if (cache / LAST).is_file():
+            self._resumed = torch.load(cache / LAST, weights_only=True)
+            self.load_state_dict(self._resumed["module"])
+            self.curves = self._resumed["curves"]
+
+    def _save(self, cache: Path) -> None:
+        """By atomic rename: a kill leaves the checkpoint of before."""
+        state = {
+            "step": self.step,
+            "module": self.state_dict(),
+            "optimizer": self.trainer.optimizers[0].state_dict(),
+            "schedule": self.trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+            "curves": self.curves,
+        }
+        cache.mkdir(parents=True, exist_ok=True)
+        best = best_point(self.curves) == len(self.curves) - 1
+        for name, content in ((BEST, state["module"]), (LAST, state))[not best :]:
+            torch.save(content, cache / f"{name}.tmp")
+            (cache / f"{name}.tmp").replace(cache / name)
 
     def _validate(self) -> float:
         """Equal error rate on all pairs of the held-out identities."""
@@ -172,36 +212,36 @@ def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]
     }
 
 
+def best_point(curves: Curves) -> int:
+    """The place of the lowest validation error, the first of equals."""
+    errors = [point["val_eer"] for point in curves]
+    return errors.index(min(errors))
+
+
 def fit(module: TrainingModule, cache: Path) -> Curves:
-    """Train, going on from `cache/last.ckpt` where a killed run left one; the best weights by
-    validation win. `cache` must be named by a hash of everything that the result depends on."""
+    """Train to the end, or until validation has not improved for `patience` rounds; the best
+    weights by validation win. Goes on from the checkpoint that a killed run left in `cache`, which
+    must be named by a hash of everything that the result depends on."""
     options, dataset = module.options, module.data.train
     every = min(options["validate_every"], options["steps"])
+    module.resume(cache)
     sampler = EpochSampler(len(dataset), options["batch_size"], every, options["seed"])
-    best = ModelCheckpoint(
-        cache, "best", monitor="val_eer", save_last=True, save_on_train_epoch_end=True
-    )
-    stop = EarlyStopping("val_eer", patience=options["patience"], check_on_train_epoch_end=True)
+    module.sampler = sampler
+    sampler.start_at(len(module.curves))
     trainer = pl.Trainer(
-        max_steps=options["steps"],
+        max_steps=options["steps"] - module.step,
         max_epochs=-1,
         accelerator="auto",
         devices=1,
-        callbacks=[best, stop, *([TQDMProgressBar()] if sys.stderr.isatty() else [])],
+        callbacks=[TQDMProgressBar()] if sys.stderr.isatty() else [],
         enable_progress_bar=sys.stderr.isatty(),
+        enable_checkpointing=False,
         gradient_clip_val=options["gradient_clip"],
         logger=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    last = cache / "last.ckpt"
-    trainer.fit(
-        module,
-        train_loader(dataset, sampler, options["loader_workers"]),
-        ckpt_path=last if last.is_file() else None,
-        weights_only=True,
-    )
-    if best.best_model_path:
-        state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-        module.load_state_dict(state)
+    warnings.filterwarnings("ignore", message=".*treespec", module="pytorch_lightning")
+    trainer.fit(module, train_loader(dataset, sampler, options["loader_workers"]))
+    module.load_state_dict(torch.load(cache / BEST, weights_only=True))
     return module.curves

@@ -148,14 +148,20 @@ def _measure_chunk(cache: Path, numbered: tuple[int, Sequence[Row]]) -> Path:
     number, chunk = numbered
 
     def make() -> pa.Table:
-        rows = [_measured(row) for row in chunk]
+        rows, crops = zip(*(_measured(row) for row in chunk), strict=True)
+        aligned = [crop for crop in crops if crop is not None]
+        if aligned:
+            found = iter(embed_images(_embedder(), np.stack(aligned), flip=False))
+            for row, crop in zip(rows, crops, strict=True):
+                row["embedding"] = None if crop is None else next(found)
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     return kept(cache / f"{number:06d}.parquet", make)
 
 
-def _measured(row: Row) -> Row:
-    """One image: detected landmarks where there are any, else the generator's own."""
+def _measured(row: Row) -> tuple[Row, Image | None]:
+    """One image with its columns filled in, and its crop, None where there is no face. Detected
+    landmarks come first, as a user's photographs will have those, then the generator's own."""
     image = decode_image(read_member(row), row["image_id"])
     found = _detector().detect(image)
     hash_bits = imagehash.phash(PillowImage.fromarray(image)).hash.ravel()
@@ -166,10 +172,9 @@ def _measured(row: Row) -> Row:
         "attributes": list(row["attributes"].items()),
         "embedding": None,
     }
-    if filled["landmarks"] is not None:
-        crop = warp(image, np.reshape(filled["landmarks"], (5, 2)).astype(np.float32))
-        filled["embedding"] = embed_images(_embedder(), crop[None], flip=False)[0]
-    return filled
+    if filled["landmarks"] is None:
+        return filled, None
+    return filled, warp(image, np.reshape(filled["landmarks"], (5, 2)).astype(np.float32))
 
 
 @cache

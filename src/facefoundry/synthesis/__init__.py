@@ -22,11 +22,13 @@ class Face:
     attributes: what the generator knows, such as yaw_deg, pitch_deg, age, glasses (0 or 1).
     landmarks: (5, 2) float32 x, y in pixels of `image` (left eye, right eye, nose tip, left and
         right mouth corner, left meaning the viewer's), or None where the generator does not know.
+    generator: who made it, where that is not the generator that was asked.
     """
 
     image: Image
     attributes: dict[str, float] = field(default_factory=dict)
     landmarks: NDArray[np.float32] | None = None
+    generator: str | None = None
 
 
 class Generator(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from facefoundry.errors import FoundryError
@@ -39,4 +40,5 @@ class Mix:
 
     def faces(self, identity: str, count: int, seed: int) -> Sequence[Face]:
         name, _, own = identity.partition(".")
-        return self.parts[name].faces(own, count, seed)
+        faces = self.parts[name].faces(own, count, seed)
+        return [replace(face, generator=self.parts[name].name) for face in faces]

@@ -66,7 +66,7 @@ def _row(generator: Generator, identity: str, index: int, seed: int, face: Face)
         "image_id": f"{identity}/{index:04d}",
         "identity": identity,
         "seed": seed,
-        "generator": generator.name,
+        "generator": face.generator or generator.name,
         "attributes": face.attributes,
         "landmarks": landmarks,
     }
