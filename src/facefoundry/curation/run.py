@@ -190,11 +190,14 @@ def _embedder() -> Embed:
 def write_removed_sheet(
     measured: Sequence[Row], removed: Sequence[Mapping[str, Any]], path: Path, images: int = 12
 ) -> None:
-    """A contact sheet of what was removed: a row for each reason, in the order of the rules."""
+    """A contact sheet of what was removed: a row for each reason, in the order of the rules. None
+    where nothing was removed."""
     places = {row["image_id"]: row for row in measured}
     sheets: dict[str, list[Image]] = {}
     for note in removed:
         row = sheets.setdefault(note["reason"], [])
         if len(row) < images:
             row.append(decode_image(read_member(places[note["image_id"]]), note["image_id"]))
-    save_png(contact_sheet(list(sheets.values())), path)
+    path.unlink(missing_ok=True)
+    if sheets:
+        save_png(contact_sheet(list(sheets.values())), path)

@@ -65,7 +65,7 @@ def dropped(sources: Sources) -> Html:
     if path := sources.file("curate", "removed.png"):
         content += [
             tag("h3", "Examples"),
-            figure(picture(path, "dropped images"), "Dropped images, beside what they came near."),
+            figure(picture(path, "dropped images"), "Dropped images, a row for each reason."),
         ]
     if sources.removed:
         content.append(_removals(sources))
