@@ -1,6 +1,7 @@
 """Data order, augmentation, schedules and a real training that is killed and resumed."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from facefoundry.data import (
     AugmentedCrops,
     EpochSampler,
     HeldOut,
+    PairSampler,
     TrainingData,
     collate,
     labels_of,
@@ -142,6 +144,19 @@ def test_epochs_cut_one_endless_sequence():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(FoundryError, match="more than the 24 training images"):
         EpochSampler(images=24, batch_size=25, steps=1, seed=0)
+
+
+def test_losses_that_need_pairs_get_them(data: TrainingData, tmp_path: Path):
+    labels = data.train.labels
+    batches = list(PairSampler(labels, 8, 5, seed=0, per_identity=4))
+    for batch in batches:
+        assert sorted(Counter(labels[index] for _, index in batch).values()) == [4, 4]
+    assert len({tuple(batch) for batch in batches}) == 5
+    with pytest.raises(FoundryError, match="smaller multiple of 4"):
+        PairSampler(labels, 10, 5, seed=0, per_identity=4)
+    module = recognizer(data)
+    module.head = build_head("triplet", identities=4, embedding_size=16)
+    assert len(fit(module, tmp_path)) == 3
 
 
 def test_loader_processes_change_nothing(data: TrainingData):

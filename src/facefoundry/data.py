@@ -141,6 +141,35 @@ class TrainingData:
         )
 
 
+class PairSampler(EpochSampler):
+    """Batches of P identities with K images each, for losses that compare images of a batch
+    (Hermans et al., "In Defense of the Triplet Loss", 2017). Raises FoundryError where the batch
+    is not a multiple of K, or there are too few identities with K images.
+    """
+
+    def __init__(
+        self, labels: NDArray[np.int64], batch_size: int, steps: int, seed: int, per_identity: int
+    ) -> None:
+        super().__init__(len(labels), batch_size, steps, seed)
+        self.per_identity = per_identity
+        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self.members = [images for images in members if len(images) >= per_identity]
+        if batch_size % per_identity or len(self.members) * per_identity < batch_size:
+            raise FoundryError(
+                f"train.batch_size: {batch_size} cannot be filled with {per_identity} each"
+                f" of {len(self.members)} identities; make it a smaller multiple of {per_identity}"
+            )
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
+            rng = np.random.default_rng([self.seed, step])
+            count = self.batch_size // self.per_identity
+            chosen = rng.choice(len(self.members), count, replace=False)
+            images = [rng.choice(self.members[i], self.per_identity, replace=False) for i in chosen]
+            # the step stands for the pass: no image is augmented the same way twice
+            yield [(step, int(index)) for index in np.concatenate(images)]
+
+
 def collate(samples: list[dict[str, Any]]) -> Batch:
     """image (B, 3, 112, 112) uint8 RGB in channels-last memory, label (B,) and index (B,)."""
     images = torch.from_numpy(np.stack([sample["image"] for sample in samples]))

@@ -24,7 +24,7 @@ from torch import nn
 
 from facefoundry import __version__, manifest
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
-from facefoundry.data import Batch, EpochSampler, TrainingData, normalise, train_loader
+from facefoundry.data import Batch, EpochSampler, PairSampler, TrainingData, normalise, train_loader
 from facefoundry.errors import FoundryError
 from facefoundry.evaluation import calibrate
 from facefoundry.licences import merged
@@ -35,6 +35,7 @@ from facefoundry.verification import eer, pair_similarity, roc
 
 LogMetrics = Callable[[Mapping[str, float], int], None]
 LAST, BEST = "last.pt", "best.pt"
+PER_IDENTITY = 4  # images of an identity in a batch, for losses that need pairs
 
 Curves = list[dict[str, float]]
 Chain = list[dict[str, str]]
@@ -212,6 +213,14 @@ def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]
     }
 
 
+def build_sampler(module: TrainingModule, steps: int) -> EpochSampler:
+    """Random batches, or some images of each identity where the loss compares images."""
+    dataset, size, seed = module.data.train, module.options["batch_size"], module.options["seed"]
+    if getattr(getattr(module, "head", None), "needs_pairs", False):
+        return PairSampler(dataset.labels, size, steps, seed, PER_IDENTITY)
+    return EpochSampler(len(dataset), size, steps, seed)
+
+
 def best_point(curves: Curves) -> int:
     """The place of the lowest validation error, the first of equals."""
     errors = [point["val_eer"] for point in curves]
@@ -225,7 +234,7 @@ def fit(module: TrainingModule, cache: Path) -> Curves:
     options, dataset = module.options, module.data.train
     every = min(options["validate_every"], options["steps"])
     module.resume(cache)
-    sampler = EpochSampler(len(dataset), options["batch_size"], every, options["seed"])
+    sampler = build_sampler(module, every)
     module.sampler = sampler
     sampler.start_at(len(module.curves))
     trainer = pl.Trainer(

@@ -9,12 +9,14 @@ from facefoundry.errors import FoundryError
 
 
 def activation(name: str, channels: int) -> nn.Module:
-    """relu fuses into INT8 convolutions; prelu (the papers' choice) does not."""
+    """relu fuses into INT8 convolutions; prelu (the papers' choice) and hardswish do not."""
     if name == "relu":
         return nn.ReLU(inplace=True)
     if name == "prelu":
         return nn.PReLU(channels)
-    raise FoundryError(f"backbone.activation: '{name}' is not one of relu, prelu")
+    if name == "hardswish":
+        return nn.Hardswish(inplace=True)
+    raise FoundryError(f"backbone.activation: '{name}' is not one of relu, prelu, hardswish")
 
 
 def conv_bn(
