@@ -79,7 +79,7 @@ def test_every_knob_is_asked_for(project):
             "loss: arcface",
             "loss: arkface",
             "train",
-            "train.loss is 'arkface', not one of adaface, arcface",
+            "train.loss is 'arkface', not one of adaface",
         ),
         ("generator: mix", "generator: mixx", "synthesize", "not one of import, mix, render"),
         ("seed: 0", "seed: [", "split", "params.yaml: not YAML"),
