@@ -151,19 +151,17 @@ def test_a_sweep_touches_no_tracked_output(pipeline: Path):
     assert "up to date" in run_in(pipeline, "dvc", "status").stdout
 
 
-def test_parallel_jobs_of_a_sweep_share_one_parent(pipeline: Path):
-    database = pipeline / "mlflow.db"
-    kept = database.rename(pipeline / "mlflow.kept")
+def test_parallel_jobs_of_a_sweep_share_one_parent(pipeline: Path, tmp_path: Path):
     run_in(
         pipeline,
         *("python", "-m", "stages.split", "-m", "seed=0,1,2", "hydra/launcher=joblib"),
         "hydra.launcher.n_jobs=3",
+        MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'new.db'}",
     )
     tags = "select count(*) from tags where key = ?"
-    with sqlite3.connect(database) as connection:
+    with sqlite3.connect(tmp_path / "new.db") as connection:
         assert connection.execute(tags, ["facefoundry.pipeline"]).fetchone() == (1,)
         assert connection.execute(tags, ["mlflow.parentRunId"]).fetchone() == (3,)
-    kept.replace(database)
 
 
 def test_an_experiment_changes_one_knob_and_reuses_the_rest(pipeline: Path):
