@@ -20,7 +20,7 @@ from facefoundry.benchmarks import (
     read_benchmark,
 )
 from facefoundry.images import contact_sheet, save_png
-from facefoundry.references import reference_embeddings
+from facefoundry.references import REFERENCES, reference_embeddings
 from facefoundry.verification import (
     Floats,
     confusion,
@@ -29,8 +29,6 @@ from facefoundry.verification import (
     threshold_table,
     verification_metrics,
 )
-
-REFERENCES = ("sface", "pixels")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from facefoundry.backbones import build_backbone
+from facefoundry.backbones import build_backbone, count_parameters
 from facefoundry.errors import FoundryError
 from facefoundry.model_card import model_card
 
@@ -70,7 +70,7 @@ def save_model(directory: Path, backbone: nn.Module, spec: ModelSpec) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     save_file(state, directory / WEIGHTS)
     (directory / SPEC).write_text(text + "\n", encoding="utf-8")
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    parameters = count_parameters(backbone)
     card = model_card(asdict(spec), parameters, (directory / WEIGHTS).stat().st_size)
     (directory / CARD).write_text(card, encoding="utf-8")
 

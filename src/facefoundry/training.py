@@ -23,6 +23,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import nn
 
 from facefoundry import __version__, manifest
+from facefoundry.backbones import count_parameters
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import Batch, EpochSampler, PairSampler, TrainingData, normalise, train_loader
 from facefoundry.errors import FoundryError
@@ -194,7 +195,7 @@ def train(
         "steps": int(curves[-1]["step"]),
         "identities": data.identities,
         "images": len(data.train),
-        "parameters": sum(p.numel() for p in module.backbone.parameters()),
+        "parameters": count_parameters(module.backbone),
         "loss": curves[-1]["loss"],
         "val_eer": min(point["val_eer"] for point in curves),
     }
