@@ -29,8 +29,9 @@ else
 endif
 	python -m facefoundry.summary
 
+# the pipeline test is the longest, so it starts first
 test: $(STAMP)  ## run the test suite
-	pytest --numprocesses 2 --dist loadgroup
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
 
 check: $(STAMP)  ## lint, format and types
 	ruff check .

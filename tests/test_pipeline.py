@@ -1,8 +1,10 @@
 """The real thing at toy size: dvc repro, exp run, a sweep, MLflow, and a second repro."""
 
+import contextlib
 import hashlib
 import json
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -37,8 +39,6 @@ SWEEP = "python -m stages.train -m optimizer.lr=1e-3,3e-3 loss=arcface,cosface"
 EXPERIMENT = "dvc exp run -S train.lr=0.001"
 UI = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 AFTER_A_BENCHMARK = "dvc repro --force --single-item evaluate quantize"
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +143,45 @@ def test_comments_rerun_nothing_and_values_rerun_what_follows(pipeline: Path):
     conf.write_text(text)
 
 
-def test_a_sweep_touches_no_tracked_output(pipeline: Path):
+# Fixtures, since a worker may be given any part of these tests.
+@pytest.fixture(scope="module")
+def outputs_around_a_sweep(pipeline: Path) -> tuple[dict[str, str], dict[str, str]]:
     before = outputs(pipeline)
     run_in(pipeline, *SWEEP.split(), "steps=4", "validate_every=4")
-    assert outputs(pipeline) == before
+    return before, outputs(pipeline)
+
+
+@pytest.fixture(scope="module")
+def stages_of_an_experiment(pipeline: Path) -> set[str]:
+    run_in(pipeline, "git", "add", "dvc.lock")
+    run_in(pipeline, "git", "commit", "-qm", "lock")
+    done = run_in(pipeline, *EXPERIMENT.split())
+    return set(re.findall(r"Running stage '(\w+)'", done.stdout))
+
+
+@pytest.fixture(scope="module")
+def benchmark(pipeline: Path) -> Path:
+    """A folder benchmark from the test identities: pairs within and across, two folds."""
+    with contextlib.chdir(pipeline):
+        crops, identities, _ = read_split(Path("data/split"), "test")
+    folder = pipeline / "benchmarks-here/own"
+    (folder / "images").mkdir(parents=True)
+    for number, crop in enumerate(crops):
+        save_png(crop, folder / f"images/{number}.png")
+    lines = ["a,b,same,fold"]
+    for a in range(len(crops)):
+        for b in range(a + 1, len(crops)):
+            same = int(identities[a] == identities[b])
+            lines.append(f"images/{a}.png,images/{b}.png,{same},{1 + (a + b) % 2}")
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_sweep_touches_no_tracked_output(
+    pipeline: Path, outputs_around_a_sweep: tuple[dict[str, str], dict[str, str]]
+):
+    before, after = outputs_around_a_sweep
+    assert before == after
     assert len(list(pipeline.glob("multirun/train/*/*/metrics.json"))) == 4
     assert "up to date" in run_in(pipeline, "dvc", "status").stdout
 
@@ -164,15 +199,12 @@ def test_parallel_jobs_of_a_sweep_share_one_parent(pipeline: Path, tmp_path: Pat
         assert connection.execute(tags, ["mlflow.parentRunId"]).fetchone() == (3,)
 
 
-def test_an_experiment_changes_one_knob_and_reuses_the_rest(pipeline: Path):
-    run_in(pipeline, "git", "add", "dvc.lock")
-    run_in(pipeline, "git", "commit", "-qm", "lock")
-    done = run_in(pipeline, *EXPERIMENT.split())
-    ran = set(re.findall(r"Running stage '(\w+)'", done.stdout))
-    assert {"train", "evaluate", "distill", "quantize", "report"} <= ran
-    assert not {"synthesize", "curate", "align", "split"} & ran
+def test_an_experiment_changes_one_knob_and_reuses_the_rest(stages_of_an_experiment: set[str]):
+    assert {"train", "evaluate", "distill", "quantize", "report"} <= stages_of_an_experiment
+    assert not {"synthesize", "curate", "align", "split"} & stages_of_an_experiment
 
 
+@pytest.mark.usefixtures("outputs_around_a_sweep", "stages_of_an_experiment")
 def test_mlflow_shows_one_row_for_each_pipeline_and_sweep(pipeline: Path):
     port = free_port()
     server = subprocess.Popen(
@@ -236,8 +268,8 @@ def fetch(url: str, body: dict | None = None) -> dict:
         return json.load(answer)
 
 
-def test_a_benchmark_put_there_later_is_measured_with_its_references(pipeline: Path, monkeypatch):
-    write_benchmark(pipeline, monkeypatch)
+@pytest.mark.usefixtures("benchmark")
+def test_a_benchmark_put_there_later_is_measured_with_its_references(pipeline: Path):
     repro(pipeline, *AFTER_A_BENCHMARK.split()[2:])
     assert "accuracy" in metrics(pipeline, "quantize")["int8"]["own"]
     found = metrics(pipeline, "evaluate")["own"]
@@ -248,31 +280,18 @@ def test_a_benchmark_put_there_later_is_measured_with_its_references(pipeline: P
     assert found["sface"]["accuracy"] >= found["pixels"]["accuracy"]
 
 
-def write_benchmark(project: Path, monkeypatch) -> None:
-    """A folder benchmark from the test identities: pairs within and across, two folds."""
-    monkeypatch.chdir(project)
-    crops, identities, _ = read_split(Path("data/split"), "test")
-    folder = project / "benchmarks-here/own"
-    (folder / "images").mkdir(parents=True)
-    for number, crop in enumerate(crops):
-        save_png(crop, folder / f"images/{number}.png")
-    lines = ["a,b,same,fold"]
-    for a in range(len(crops)):
-        for b in range(a + 1, len(crops)):
-            same = int(identities[a] == identities[b])
-            lines.append(f"images/{a}.png,images/{b}.png,{same},{1 + (a + b) % 2}")
-    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
-
-
-def test_a_broken_pairs_table_stops_evaluate_by_name_and_row(pipeline: Path):
-    folder = pipeline / "benchmarks-here/own"
+def test_a_broken_pairs_table_stops_evaluate_by_name_and_row(
+    pipeline: Path, benchmark: Path, tmp_path: Path
+):
+    folder = tmp_path / "broken"
+    shutil.copytree(benchmark, folder)
     with (folder / "pairs.csv").open("a") as table:
         table.write("images/0.png,images/999.png,1,1\n")
     done = run_in(
         pipeline,
         *("python", "-m", "stages.evaluate", "out=models/elsewhere"),
         check=False,
-        FACEFOUNDRY_BENCHMARKS=str(folder.parent),
+        FACEFOUNDRY_BENCHMARKS=str(tmp_path),
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -284,7 +303,6 @@ READ_ONLY = ("python -m facefoundry.summary", "dvc metrics show", "dvc exp show"
 
 @pytest.mark.parametrize("command", [*READ_ONLY, "python -m stages.train --help"])
 def test_commands_of_the_readme_run(pipeline: Path, command: str):
-    (pipeline / "benchmarks-here/own/pairs.csv").unlink(missing_ok=True)
     assert run_in(pipeline, *command.split()).stdout.strip()
 
 

@@ -41,6 +41,7 @@ OPTIONS = {
     "validate_every": 4,
     "batch_size": 8,
     "patience": 9,
+    "precision": "32-true",
     "gradient_clip": 5.0,
     "seed": 0,
     "loader_workers": 0,

@@ -30,7 +30,8 @@ class DistillerModule(TrainingModule):
     def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             target = self._teacher[0].to(images.device)(images)
-        return (1 - functional.cosine_similarity(self.backbone(images), target)).mean()
+        embeddings = self.backbone(images).float()
+        return (1 - functional.cosine_similarity(embeddings, target.float())).mean()
 
 
 def start_from(student: nn.Module, teacher: nn.Module) -> int:

@@ -25,7 +25,9 @@ class RecognizerModule(TrainingModule):
         self._margin = getattr(head, "margin", None)
 
     def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.head(self.backbone(images), labels)
+        embeddings = self.backbone(images).float()
+        with torch.autocast(images.device.type, enabled=False):  # a margin needs all its digits
+            return self.head(embeddings, labels)
 
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
         rise = self.options["margin_warmup"] * self.options["steps"]

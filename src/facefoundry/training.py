@@ -31,6 +31,7 @@ from facefoundry.evaluation import calibrate
 from facefoundry.licences import merged
 from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.optim import build_optimizer, warmup_cosine
+from facefoundry.precision import resolve_precision
 from facefoundry.sharding import CACHE, cache_key
 from facefoundry.verification import eer, pair_similarity, roc
 
@@ -209,7 +210,7 @@ def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]
             "identities": data.identities,
             "images": len(data.train),
         },
-        "options": dict(options),
+        "options": dict(options) | {"precision": resolve_precision(options["precision"])},
         "facefoundry": __version__,
     }
 
@@ -243,6 +244,7 @@ def fit(module: TrainingModule, cache: Path) -> Curves:
         max_epochs=-1,
         accelerator="auto",
         devices=1,
+        precision=resolve_precision(options["precision"]),  # type: ignore[arg-type]
         callbacks=[TQDMProgressBar()] if sys.stderr.isatty() else [],
         enable_progress_bar=sys.stderr.isatty(),
         enable_checkpointing=False,

@@ -1,0 +1,5 @@
+"""`python -m facefoundry` is `facefoundry`."""
+
+from facefoundry.cli import main
+
+main()
