@@ -18,6 +18,7 @@ from facefoundry.latency import measure_latency
 from facefoundry.model_dir import load_model
 from facefoundry.onnx_half import write_fp16
 from facefoundry.quantization import check_drift, quantize
+from facefoundry.runtimes import onnx_runner
 
 FP32, INT8, INT8_TRT = "student.onnx", "student.int8.onnx", "student.int8.trt.onnx"
 
@@ -35,7 +36,8 @@ def export_and_quantize(options: Mapping[str, Any], out: Path) -> dict[str, Any]
         row = quantize(out / FP32, out / file, calibration, target, options["method"])
         metrics[name] = row | {"cosine_to_fp32": check_drift(out / FP32, out / file, held_out)}
     # the TensorRT file is for another runtime: its speed here would say nothing
-    for name, row in measure_latency({"fp32": out / FP32, "int8": out / INT8}).items():
+    runners = {name: onnx_runner(out / file) for name, file in (("fp32", FP32), ("int8", INT8))}
+    for name, row in measure_latency(runners).items():
         metrics[name] |= {"latency_ms_p50": row["p50_ms"], "latency_ms_p95": row["p95_ms"]}
     files = {"fp32": out / FP32, "int8": out / INT8, "int8_trt": out / INT8_TRT}
     return metrics | measure_accuracy(files, metrics, Path(options["benchmarks"]))
