@@ -13,6 +13,7 @@ from torch.nn import functional
 from facefoundry.backbones import build_backbone
 from facefoundry.data import TrainingData
 from facefoundry.model_dir import load_model
+from facefoundry.pruning import prune_blocks
 from facefoundry.training import LogMetrics, TrainingModule, train
 
 
@@ -53,7 +54,17 @@ def distill_student(
     options = options | {"embedding_size": teacher_spec.embedding_size}
     student = build_backbone(**options["backbone"], embedding_size=teacher_spec.embedding_size)
     start_from(student, teacher_backbone)
-    module = DistillerModule(
-        student, teacher_backbone, options=options, data=data, log_metrics=log_metrics
-    )
-    return train(module, faces, out, options["backbone"], teacher_spec.licences)
+    common = {"teacher": teacher_backbone, "data": data, "log_metrics": log_metrics}
+    module = DistillerModule(student, options=options, **common)
+    metrics = train(module, faces, out, options["backbone"], teacher_spec.licences)
+    share = options["prune"]["share"]
+    if not share:
+        return metrics
+    state, inner = prune_blocks(student, share)
+    architecture = options["backbone"] | {"inner": inner}
+    student = build_backbone(**architecture, embedding_size=teacher_spec.embedding_size)
+    student.load_state_dict(state)
+    options = options | {"steps": options["prune"]["steps"], "backbone": architecture}
+    module = DistillerModule(student, options=options, **common)
+    pruned = train(module, faces, out, architecture, teacher_spec.licences)
+    return pruned | {"pruning": {"share": share, "before": metrics}}
