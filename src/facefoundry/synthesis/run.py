@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from facefoundry.errors import FoundryError
 from facefoundry.images import encode_jpeg
+from facefoundry.licences import enforce
 from facefoundry.sharding import Row, build_shards, cache_key, chunked
 from facefoundry.synthesis import Face, Generator, build_generator
 
@@ -25,13 +26,16 @@ def synthesize(
     seed: int,
     out: Path,
     workers: int,
+    policy: str = "none",
 ) -> pa.Table:
     """Write `identities` x `images_per_identity` faces as a dataset in `out`.
 
-    generator: arguments of `build_generator`. Raises FoundryError where it has no identity.
+    generator: arguments of `build_generator`. Raises FoundryError where it has no identity, or its
+    licences break the policy (see `licences.enforce`).
     """
     specification = json.dumps(generator, sort_keys=True)
     source = _generator(specification)
+    enforce(policy, source.licences)
     names = source.identities(identities, seed)
     if not names:
         raise FoundryError(f"generator {generator['name']}: no identity to make; check its options")
