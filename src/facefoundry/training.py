@@ -231,8 +231,8 @@ def best_point(curves: Curves) -> int:
 
 def fit(module: TrainingModule, cache: Path) -> Curves:
     """Train to the end, or until validation has not improved for the share `patience` of the
-    steps; the best weights by validation win. Goes on from the checkpoint that a killed run left in `cache`, which
-    must be named by a hash of everything that the result depends on."""
+    steps; the best weights by validation win. Goes on from the checkpoint that a killed run left
+    in `cache`, which must be named by a hash of everything that the result depends on."""
     options, dataset = module.options, module.data.train
     every = min(options["validate_every"], options["steps"])
     module.resume(cache)
