@@ -16,6 +16,7 @@ from facefoundry.images import encode_jpeg
 from facefoundry.licences import enforce
 from facefoundry.sharding import Row, build_shards, cache_key, chunked
 from facefoundry.synthesis import Face, Generator, build_generator
+from facefoundry.synthesis.marking import mark
 
 
 def synthesize(
@@ -55,7 +56,9 @@ def build_chunk(
     generator = _generator(specification)
     for identity in identities:
         for index, face in enumerate(generator.faces(identity, images_per_identity, seed)):
-            yield _row(generator, identity, index, seed, face), encode_jpeg(face.image)
+            row = _row(generator, identity, index, seed, face)
+            xmp = mark(row["generator"], row["image_id"], seed)
+            yield row, encode_jpeg(face.image, xmp=xmp)
 
 
 @cache
