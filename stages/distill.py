@@ -12,7 +12,7 @@ from facefoundry.stage import log_metrics, plain, stage
 
 @stage("distill")
 def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
-    return distill_student(plain(cfg), Path(cfg.faces), Path(cfg.teacher), out, log_metrics)
+    return distill_student(plain(cfg), Path(cfg.faces), out, log_metrics)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
         seed=cfg.seed,
         out=out,
         workers=cfg.workers,
+        policy=cfg.policy,
     )
     write_preview(faces, out / "preview.png")
     return {

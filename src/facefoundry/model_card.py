@@ -67,20 +67,20 @@ def _model(spec: Mapping[str, Any], parameters: int, weight_bytes: int) -> str:
         ("Normalisation", f"(x - {spec['mean']}) / {spec['std']}"),
         ("Embedding", f"{spec['embedding_size']} numbers, compared by cosine"),
     ]
-    return _table(("", "value"), rows)
+    return table(("", "value"), rows)
 
 
 def _thresholds(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "None were measured: set one from pairs of your own."
     names = list(rows[0])
-    return _table(names, [[row.get(name) for name in names] for row in rows])
+    return table(names, [[row.get(name) for name in names] for row in rows])
 
 
 def _provenance(values: Mapping[str, Any]) -> str:
     if not values:
         return "Not recorded."
-    return _table(
+    return table(
         ("", "value"),
         [(key, v if isinstance(v, str) else json.dumps(v)) for key, v in values.items()],
     )
@@ -89,10 +89,11 @@ def _provenance(values: Mapping[str, Any]) -> str:
 def _licences(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "Not recorded: settle it before these weights are passed on."
-    return _table(FIELDS, [[row.get(name, "") for name in FIELDS] for row in rows])
+    return table(FIELDS, [[row.get(name, "") for name in FIELDS] for row in rows])
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; no cell can break it."""
     lines = [_row(names), _row(["---"] * len(names)), *(_row(row) for row in rows)]
     return "\n".join(lines)
 

@@ -7,9 +7,13 @@ of the second convolution. What the blocks pass on keeps its width, so that shor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
+from facefoundry.backbones import build_backbone, count_macs
 from facefoundry.backbones.small_resnet import SmallResNet
 from facefoundry.errors import FoundryError
 
@@ -18,6 +22,38 @@ CHANNEL_STEP = 8
 EPSILON = 1e-5
 
 State = dict[str, torch.Tensor]
+
+
+def pruned_student(
+    student: nn.Module, options: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A smaller network from a trained one, and the options of the distillation that mends it.
+
+    options: the values of conf/distill.yaml with `embedding_size`.
+    """
+    state, inner = prune_blocks(student, options["prune"]["share"])
+    architecture = options["backbone"] | {"inner": inner}
+    smaller = build_backbone(**architecture, embedding_size=options["embedding_size"])
+    smaller.load_state_dict(state)
+    return smaller, dict(options) | {
+        "backbone": architecture,
+        "steps": options["prune"]["steps"],
+    }
+
+
+def pruning_cost(
+    student: nn.Module, smaller: nn.Module, before: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """For the metrics: the share, the multiply-accumulates and what the student was before."""
+    return {
+        "share": options["prune"]["share"],
+        "macs": count_macs(smaller),
+        "before": {
+            "macs": count_macs(student),
+            "parameters": before["parameters"],
+            "val_eer": before["val_eer"],
+        },
+    }
 
 
 def prune_blocks(backbone: nn.Module, share: float) -> tuple[State, list[list[int]]]:

@@ -55,13 +55,15 @@ def finetune_quantized(
 ) -> nn.Module:
     """A copy of `backbone`, fine-tuned for INT8 on crops (N, 112, 112, 3) uint8 RGB.
 
-    `steps` of Adam on random batches, half of them mirrored; batch normalisation keeps its
-    statistics. Loss: 1 - cosine to the embeddings of `backbone`, which is left as it was.
+    `steps` of Adam, its rate falling to zero along a cosine, on random batches, half of the images
+    mirrored; batch normalisation keeps its statistics. Loss: 1 - cosine to the embeddings of
+    `backbone`, which is left as it was.
     """
     teacher = copy.deepcopy(backbone).eval().requires_grad_(False)
     student = copy.deepcopy(backbone).eval()
     layers = [m for m in student.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     hooks = [layer.register_forward_pre_hook(RoundedInput()) for layer in layers]
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", RoundedWeight())
@@ -70,8 +72,9 @@ def finetune_quantized(
         images = _batch(crops, batch_size, rng)
         loss = (1 - functional.cosine_similarity(student(images), teacher(images))).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        schedule.step()
     for layer, hook in zip(layers, hooks, strict=True):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         hook.remove()

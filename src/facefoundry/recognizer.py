@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from facefoundry.backbones import build_backbone
-from facefoundry.data import TrainingData
+from facefoundry.data import Batch, TrainingData
+from facefoundry.licences import enforce
 from facefoundry.losses import build_head
 from facefoundry.training import LogMetrics, TrainingModule, train
 
@@ -24,10 +25,10 @@ class RecognizerModule(TrainingModule):
         self.head = head
         self._margin = getattr(head, "margin", None)
 
-    def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         embeddings = self.backbone(images).float()
         with torch.autocast(images.device.type, enabled=False):  # a margin needs all its digits
-            return self.head(embeddings, labels)
+            return self.head(embeddings, batch["label"])
 
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
         rise = self.options["margin_warmup"] * self.options["steps"]
@@ -40,6 +41,7 @@ def train_recognizer(
 ) -> dict[str, Any]:
     """Train by the values of conf/train.yaml, write the model directory, return the metrics."""
     data = TrainingData.read(faces, options["augmentation"], options["seed"])
+    enforce(options["policy"], data.licences)
     pl.seed_everything(options["seed"], verbose=False)
     size = options["embedding_size"]
     module = RecognizerModule(

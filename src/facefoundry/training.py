@@ -77,11 +77,11 @@ class TrainingModule(pl.LightningModule):
         return int(self._resumed.get("step", 0)) + self.global_step
 
     @abstractmethod
-    def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Loss of normalised images (B, 3, 112, 112) in [-1, 1] with labels (B,)."""
+    def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Loss of normalised images (B, 3, 112, 112) in [-1, 1]; the batch they are of."""
 
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
-        loss = self.batch_loss(normalise(batch["image"]), batch["label"])
+        loss = self.batch_loss(normalise(batch["image"]), batch)
         if not torch.isfinite(loss):
             names = ", ".join(self.data.image_ids[i] for i in batch["index"][:8].tolist())
             raise FoundryError(
@@ -115,8 +115,8 @@ class TrainingModule(pl.LightningModule):
             self.sampler.start_at(len(self.curves))
         if self.cache:
             self._save(self.cache)
-        stale = len(self.curves) - 1 - best_point(self.curves)
-        self.trainer.should_stop = stale >= self.options["patience"]
+        stale = self.step - self.curves[best_point(self.curves)]["step"]
+        self.trainer.should_stop = stale >= self.options["patience"] * self.options["steps"]
 
     def on_fit_start(self) -> None:
         if self._resumed:
@@ -230,9 +230,9 @@ def best_point(curves: Curves) -> int:
 
 
 def fit(module: TrainingModule, cache: Path) -> Curves:
-    """Train to the end, or until validation has not improved for `patience` rounds; the best
-    weights by validation win. Goes on from the checkpoint that a killed run left in `cache`, which
-    must be named by a hash of everything that the result depends on."""
+    """Train to the end, or until validation has not improved for the share `patience` of the
+    steps; the best weights by validation win. Goes on from the checkpoint that a killed run left
+    in `cache`, which must be named by a hash of everything that the result depends on."""
     options, dataset = module.options, module.data.train
     every = min(options["validate_every"], options["steps"])
     module.resume(cache)

@@ -22,12 +22,14 @@ from facefoundry.benchmarks import Embed, embed_images
 from facefoundry.curation import rules
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, contact_sheet, decode_image, save_png
-from facefoundry.licences import SFACE, YUNET, merged
+from facefoundry.licences import SFACE, YUNET, enforce, merged
 from facefoundry.references import sface
 from facefoundry.sharding import CACHE, Row, cache_key, chunked, kept, run_pool
 from facefoundry.shards import read_member
 
 SCHEMA = manifest.SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
+EMBEDDINGS = "embeddings.parquet"  # of what stays, for a teacher that is not ours
+JUDGES = {"sface": [YUNET.entry(), SFACE.entry()], "none": []}
 
 NO_FACE = "no face found"
 LOW_QUALITY = "low detector score"
@@ -69,16 +71,22 @@ class Decisions:
 def curate(
     faces: Path, out: Path, limits: Mapping[str, Any], seed: int, workers: int
 ) -> dict[str, Any]:
-    """Write the manifest of what stays, `removed.json` and `removed.png`; return the metrics.
+    """Write the manifest of what stays, its embeddings, `removed.json` and `removed.png`; return
+    the metrics.
 
-    limits: the keys of conf/curate.yaml.
+    limits: the keys of conf/curate.yaml. Without a judge only near-duplicates, small identities and
+    imbalance are removed, and the landmarks must be the generator's. Raises FoundryError for an
+    unknown judge, or where the licence chain breaks the policy.
     """
-    measured = measure(faces, out, limits["chunk"], workers)
+    if limits["judge"] not in JUDGES:
+        raise FoundryError(f"curate.judge: '{limits['judge']}' is not one of {', '.join(JUDGES)}")
+    chain = merged(manifest.licences(manifest.read(faces)), JUDGES[limits["judge"]])
+    enforce(limits["policy"], chain)
+    measured = measure(faces, out, limits["chunk"], limits["judge"], workers)
     decisions = decide(measured, limits)
-    source_chain = manifest.licences(manifest.read(faces))
-    chain = merged(source_chain, [YUNET.entry(), SFACE.entry()])
     kept_rows = manifest.table(decisions.rows)
     manifest.write(manifest.with_licences(kept_rows, chain), out)
+    write_embeddings(decisions.rows, out / EMBEDDINGS)
     (out / "removed.json").write_text(json.dumps(decisions.removed, indent=1) + "\n")
     write_removed_sheet(measured, decisions.removed, out / "removed.png")
     shutil.rmtree(CACHE / out.name, ignore_errors=True)
@@ -90,21 +98,41 @@ def curate(
         "images_before": len(measured),
         "images_per_identity": {"min": int(counts.min()), "max": int(counts.max())},
         "removed": dict(Counter(note["reason"] for note in decisions.removed)),
-        "detected_share": float(np.mean([row["quality"] is not None for row in measured])),
-        "similarity": rules.similarity_summary(decisions.column("embedding"), labels, seed),
+        **_judged(limits["judge"], measured, decisions, labels, seed),
     }
+
+
+def _judged(
+    judge: str, measured: Sequence[Row], kept: Decisions, labels: rules.Ints, seed: int
+) -> dict[str, Any]:
+    """The metrics that need a judge, or what was not run for want of one."""
+    if judge == "none":
+        return {"not_run": f"no judge: {NO_FACE}, {LOW_QUALITY}, {INCONSISTENT}, {TOO_CLOSE}"}
+    return {
+        "detected_share": float(np.mean([row["quality"] is not None for row in measured])),
+        "similarity": rules.similarity_summary(kept.column("embedding"), labels, seed),
+    }
+
+
+def write_embeddings(rows: Sequence[Row], path: Path) -> None:
+    """`image_id` and the judge's L2-normalised `embedding`; empty without a judge."""
+    judged = sorted((row for row in rows if row["embedding"]), key=lambda row: row["image_id"])
+    columns = {name: [row[name] for row in judged] for name in ("image_id", "embedding")}
+    schema = pa.schema([SCHEMA.field("image_id"), SCHEMA.field("embedding")])
+    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
 
 
 def decide(measured: Sequence[Row], limits: Mapping[str, Any]) -> Decisions:
     """Apply the rules in turn, each to what the ones before it left."""
     faces = Decisions(measured)
-    faces.drop([row["embedding"] is None for row in faces.rows], NO_FACE)
+    faces.drop([row["landmarks"] is None for row in faces.rows], NO_FACE)
     faces.drop([(row["quality"] or 1.0) < limits["min_quality"] for row in faces.rows], LOW_QUALITY)
     _drop_duplicates(faces, limits["near_duplicate_bits"])
-    _, labels = faces.labels()
-    cosine = rules.consistency(faces.column("embedding"), labels)
-    faces.drop((cosine < limits["min_consistency"]).tolist(), INCONSISTENT)
-    _separate_identities(faces, limits["max_similarity"], limits["merge_similar"])
+    if limits["judge"] != "none":
+        _, labels = faces.labels()
+        cosine = rules.consistency(faces.column("embedding"), labels)
+        faces.drop((cosine < limits["min_consistency"]).tolist(), INCONSISTENT)
+        _separate_identities(faces, limits["max_similarity"], limits["merge_similar"])
     _, labels = faces.labels()
     faces.drop((np.bincount(labels)[labels] < limits["min_images"]).tolist(), TOO_FEW)
     _, labels = faces.labels()
@@ -134,47 +162,55 @@ def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -
     faces.drop((target[labels] != labels).tolist(), TOO_CLOSE, others)
 
 
-def measure(faces: Path, out: Path, chunk: int, workers: int) -> list[Row]:
-    """Rows of the dataset `faces` with landmarks, quality, phash and embedding filled in."""
+def measure(faces: Path, out: Path, chunk: int, judge: str, workers: int) -> list[Row]:
+    """Rows of the dataset `faces` with phash and, by a judge, landmarks, quality and embedding."""
     source = manifest.rows(manifest.read(faces))
-    cache = CACHE / out.name / cache_key({"chunk": chunk}, faces / manifest.MANIFEST)
+    cache = (
+        CACHE / out.name / cache_key({"chunk": chunk, "judge": judge}, faces / manifest.MANIFEST)
+    )
     cache.mkdir(parents=True, exist_ok=True)
     chunks = list(enumerate(chunked(source, chunk)))
-    paths = run_pool(partial(_measure_chunk, cache), chunks, workers, f"{out.name}: chunks")
+    paths = run_pool(partial(_measure_chunk, cache, judge), chunks, workers, f"{out.name}: chunks")
     return manifest.rows(pa.concat_tables(pq.read_table(path) for path in paths))
 
 
-def _measure_chunk(cache: Path, numbered: tuple[int, Sequence[Row]]) -> Path:
+def _measure_chunk(cache: Path, judge: str, numbered: tuple[int, Sequence[Row]]) -> Path:
     number, chunk = numbered
 
     def make() -> pa.Table:
-        rows, crops = zip(*(_measured(row) for row in chunk), strict=True)
-        aligned = [crop for crop in crops if crop is not None]
-        if aligned:
-            found = iter(embed_images(_embedder(), np.stack(aligned), flip=False))
-            for row, crop in zip(rows, crops, strict=True):
-                row["embedding"] = None if crop is None else next(found)
+        images = [decode_image(read_member(row), row["image_id"]) for row in chunk]
+        rows = [_hashed(row, image) for row, image in zip(chunk, images, strict=True)]
+        if judge != "none":
+            _judge(rows, images)
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     return kept(cache / f"{number:06d}.parquet", make)
 
 
-def _measured(row: Row) -> tuple[Row, Image | None]:
-    """One image with its columns filled in, and its crop, None where there is no face. Detected
-    landmarks come first, as a user's photographs will have those, then the generator's own."""
-    image = decode_image(read_member(row), row["image_id"])
-    found = _detector().detect(image)
-    hash_bits = imagehash.phash(PillowImage.fromarray(image)).hash.ravel()
-    filled = row | {
-        "phash": int(np.packbits(hash_bits).view(">u8")[0]),
-        "quality": found[0].score if found else None,
-        "landmarks": found[0].landmarks.ravel().tolist() if found else row["landmarks"],
+def _hashed(row: Row, image: Image) -> Row:
+    bits = imagehash.phash(PillowImage.fromarray(image)).hash.ravel()
+    return row | {
+        "phash": int(np.packbits(bits).view(">u8")[0]),
         "attributes": list(row["attributes"].items()),
         "embedding": None,
     }
-    if filled["landmarks"] is None:
-        return filled, None
-    return filled, warp(image, np.reshape(filled["landmarks"], (5, 2)).astype(np.float32))
+
+
+def _judge(rows: Sequence[Row], images: Sequence[Image]) -> None:
+    """Fill in landmarks, quality and embedding. Detected landmarks come first, as a user's
+    photographs will have those, then the generator's own."""
+    crops = []
+    for row, image in zip(rows, images, strict=True):
+        if found := _detector().detect(image):
+            row["quality"] = found[0].score
+            row["landmarks"] = found[0].landmarks.ravel().tolist()
+        if row["landmarks"] is not None:
+            landmarks = np.reshape(row["landmarks"], (5, 2)).astype(np.float32)
+            crops.append(warp(image, landmarks))
+    if crops:
+        embeddings = iter(embed_images(_embedder(), np.stack(crops), flip=False))
+        for row in rows:
+            row["embedding"] = None if row["landmarks"] is None else next(embeddings)
 
 
 @cache

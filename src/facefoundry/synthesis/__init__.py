@@ -55,7 +55,7 @@ def face_rng(seed: int, identity: str, index: int) -> np.random.Generator:
 GENERATORS = {
     "stylegan": "StyleGan",
     "render": "Render",
-    "import": "ImportFolder",
+    "import": "ImportFaces",
     "mix": "Mix",
 }
 
@@ -66,6 +66,6 @@ def build_generator(name: str, **arguments: Any) -> Generator:
         raise FoundryError(
             f"generator.name: '{name}' is not one of {', '.join(sorted(GENERATORS))}"
         )
-    module = import_module(f"facefoundry.synthesis.{name if name != 'import' else 'import_folder'}")
+    module = import_module(f"facefoundry.synthesis.{name if name != 'import' else 'import_faces'}")
     generator: Generator = getattr(module, GENERATORS[name])(**arguments)
     return generator

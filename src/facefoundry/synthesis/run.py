@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from facefoundry.errors import FoundryError
 from facefoundry.images import encode_jpeg
+from facefoundry.licences import enforce
 from facefoundry.sharding import Row, build_shards, cache_key, chunked
 from facefoundry.synthesis import Face, Generator, build_generator
+from facefoundry.synthesis.marking import mark
 
 
 def synthesize(
@@ -25,13 +27,16 @@ def synthesize(
     seed: int,
     out: Path,
     workers: int,
+    policy: str = "none",
 ) -> pa.Table:
     """Write `identities` x `images_per_identity` faces as a dataset in `out`.
 
-    generator: arguments of `build_generator`. Raises FoundryError where it has no identity.
+    generator: arguments of `build_generator`. Raises FoundryError where it has no identity, or its
+    licences break the policy (see `licences.enforce`).
     """
     specification = json.dumps(generator, sort_keys=True)
     source = _generator(specification)
+    enforce(policy, source.licences)
     names = source.identities(identities, seed)
     if not names:
         raise FoundryError(f"generator {generator['name']}: no identity to make; check its options")
@@ -51,7 +56,9 @@ def build_chunk(
     generator = _generator(specification)
     for identity in identities:
         for index, face in enumerate(generator.faces(identity, images_per_identity, seed)):
-            yield _row(generator, identity, index, seed, face), encode_jpeg(face.image)
+            row = _row(generator, identity, index, seed, face)
+            xmp = mark(row["generator"], row["image_id"], seed)
+            yield row, encode_jpeg(face.image, xmp=xmp)
 
 
 @cache
