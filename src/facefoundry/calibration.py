@@ -18,6 +18,7 @@ from facefoundry.progress import track
 T = TypeVar("T")
 
 CHECKED_CROPS = 16
+HELD_OUT_EVERY = 4
 # Root mean square distance of the five landmarks to the template's, in pixels. Aligned crops
 # measure 3 to 8; shifted by an eighth of the side, or with the face a third larger, 10 to 25.
 MAX_DISTANCE = 10.0
@@ -42,6 +43,24 @@ def read_crops(source: Path, split: str, count: int, seed: int) -> Crops:
     crops = np.stack([_read_crop(path) for path in track(chosen, "reading crops", unit="images")])
     check_aligned(crops, str(source))
     return crops
+
+
+def calibration_and_held_out(
+    source: Path, calibration: int, held_out: int, seed: int
+) -> tuple[Crops, Crops]:
+    """Crops to calibrate on and others to compare on: the train and the test split of a data set,
+    or of a plain folder every fourth image for comparing. Raises FoundryError as `read_crops`
+    does, and for a folder of fewer than `HELD_OUT_EVERY` images."""
+    if (source / manifest.MANIFEST).is_file():
+        return (
+            read_crops(source, "train", calibration, seed),
+            read_crops(source, "test", held_out, seed),
+        )
+    crops = read_crops(source, "", calibration + held_out, seed)
+    if len(crops) < HELD_OUT_EVERY:
+        raise FoundryError(f"{source}: {len(crops)} images are too few; give {HELD_OUT_EVERY}")
+    compared = np.arange(len(crops)) % HELD_OUT_EVERY == 0
+    return crops[~compared], crops[compared]
 
 
 def choose(items: Sequence[T], count: int, seed: int) -> list[T]:

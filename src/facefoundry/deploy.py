@@ -12,7 +12,8 @@ from torch import nn
 from facefoundry.benchmarks import Embed, Images
 from facefoundry.bundle import write_bundle
 from facefoundry.calibration import read_crops
-from facefoundry.engine import build_engine, device_spec
+from facefoundry.devices import device_spec
+from facefoundry.engine import build_engine
 from facefoundry.errors import FoundryError
 from facefoundry.evaluation import benchmark_sets, no_benchmark_note, similarities
 from facefoundry.export import check_parity, embed, export_onnx, open_session
@@ -24,7 +25,8 @@ from facefoundry.quantization_aware import finetune_quantized
 from facefoundry.results import pick
 from facefoundry.runtimes import onnx_runner
 
-FP32, INT8, INT8_TRT = "student.onnx", "student.int8.onnx", "student.int8.trt.onnx"
+FP32, FP16 = "student.onnx", "student.fp16.onnx"
+INT8, INT8_TRT = "student.int8.onnx", "student.int8.trt.onnx"
 JUDGED_PAIRS = 1000
 
 
@@ -121,7 +123,7 @@ def build_engines(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
     quantized = Path(options["quantized"])
     device = device_spec(options["device"])
     int8 = build_engine(quantized / INT8_TRT, out, device, options["backend"])
-    half = out / "student.fp16.onnx"
+    half = out / FP16
     write_fp16(quantized / FP32, half)
     fp16 = build_engine(half, out, device, options["backend"])
     golden = pick_crops(options, "test", options["golden_images"])
