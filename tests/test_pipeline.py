@@ -303,6 +303,7 @@ READ_ONLY = (
     "dvc metrics show",
     "dvc exp show",
     "dvc repro",
+    "facefoundry check",
     "facefoundry release mine",
     "facefoundry export-faces exported --layout parquet",
 )

@@ -13,7 +13,7 @@ import typer
 
 from facefoundry.errors import FoundryError
 
-SUBJECTS: tuple[str, ...] = ("data", "models")
+SUBJECTS: tuple[str, ...] = ("artefacts", "data", "models")
 
 
 def build_app() -> typer.Typer:
