@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install repro test check format clean
+.PHONY: help install repro test check sbom format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,10 +36,14 @@ endif
 test: $(STAMP)  ## run the test suite
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
 
-check: $(STAMP)  ## lint, format and types
+check: $(STAMP)  ## lint, format, types and the licences of all dependencies
 	ruff check .
 	ruff format --check .
 	mypy
+	facefoundry licences >/dev/null || facefoundry licences | grep "^!"
+
+sbom: $(STAMP)  ## sbom.json: every installed package, in CycloneDX
+	cyclonedx-py environment --output-file sbom.json $(VENV)/bin/python
 
 format: $(STAMP)  ## mend what ruff can mend
 	ruff check --fix .

@@ -1,4 +1,4 @@
-"""Commands on the pipeline's outputs."""
+"""Commands on what is here: the pipeline's outputs, and what was installed with it."""
 
 from __future__ import annotations
 
@@ -20,4 +20,17 @@ def check() -> None:
     print("every output is what its stage wrote")
 
 
-COMMANDS = [check]
+def licences() -> None:
+    """The licence of every dependency; exit status 1 where one is GPL, AGPL or unknown."""
+    from facefoundry.dependencies import dependencies
+
+    refused = 0
+    for entry in dependencies():
+        refused += not entry.accepted
+        mark = " " if entry.accepted else "!"
+        print(f"{mark} {entry.name}=={entry.version}: {entry.licence or 'unknown'}")
+    if refused:
+        raise typer.Exit(1)
+
+
+COMMANDS = [check, licences]
