@@ -298,7 +298,15 @@ def test_a_broken_pairs_table_stops_evaluate_by_name_and_row(
     assert re.search(r"evaluate: .*pairs\.csv.*999\.png", done.stderr)
 
 
-READ_ONLY = ("python -m facefoundry.summary", "dvc metrics show", "dvc exp show", "dvc repro")
+READ_ONLY = (
+    "python -m facefoundry.summary",
+    "dvc metrics show",
+    "dvc exp show",
+    "dvc repro",
+    "facefoundry check",
+    "facefoundry release mine",
+    "facefoundry export-faces exported --layout parquet",
+)
 
 
 @pytest.mark.parametrize("command", [*READ_ONLY, "python -m stages.train --help"])

@@ -109,11 +109,18 @@ def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
             f"{table}, line 1: no column {', '.join(missing)}; the first line must name"
             f" {','.join(COLUMNS)}"
         )
-    for cells in reader:
+    for cells in _rows(reader, table):
         empty = [name for name in COLUMNS if not cells[name]]
         if empty:
             raise FoundryError(f"{table}, line {reader.line_num}: {empty[0]} is empty; fill it in")
         yield reader.line_num, cells
+
+
+def _rows(reader: csv.DictReader[str], table: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise FoundryError(f"{table}, line {reader.line_num}: not CSV ({error})") from error
 
 
 def _image_name(directory: Path, name: str, where: str) -> str:

@@ -46,7 +46,7 @@ def load_params() -> dict[str, Any]:
 def _parse(path: Path, _modified: int) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise FoundryError(f"{PARAMS}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise FoundryError(f"{PARAMS}: must be a mapping of knobs")

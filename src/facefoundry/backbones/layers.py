@@ -30,17 +30,19 @@ def conv_bn(
 
 
 class Embedding(nn.Module):
-    """(B, C, 7, 7) -> (B, D): 1x1 expansion, global depthwise convolution, linear layer.
+    """(B, C, side, side) -> (B, D): 1x1 expansion, global depthwise convolution, linear layer.
 
     Global depthwise convolution weighs the places of a face, which average pooling would treat
     alike (Chen et al., "MobileFaceNets", 2018).
     """
 
-    def __init__(self, channels: int, width: int, embedding_size: int, act: str) -> None:
+    def __init__(
+        self, channels: int, width: int, embedding_size: int, act: str, side: int = 7
+    ) -> None:
         super().__init__()
         self.expand = nn.Sequential(conv_bn(channels, width), activation(act, width))
         self.pool = nn.Sequential(
-            nn.Conv2d(width, width, 7, groups=width, bias=False), nn.BatchNorm2d(width)
+            nn.Conv2d(width, width, side, groups=width, bias=False), nn.BatchNorm2d(width)
         )
         self.linear = nn.Linear(width, embedding_size, bias=False)
         self.normalise = nn.BatchNorm1d(embedding_size)
