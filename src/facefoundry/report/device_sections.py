@@ -66,7 +66,7 @@ def sizes(sources: Sources) -> Html:
 
 
 def _compression(sources: Sources) -> list[Html]:
-    """What pruning and fine-tuning for INT8 cost and gained; nothing where neither was asked for."""
+    """What pruning and fine-tuning for INT8 changed; nothing where neither was asked for."""
     rows: list[tuple[str, str, str]] = []
     distill = sources.metrics.get("distill")
     if pruning := pick(distill, "pruning"):
