@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import openvino
 import pytest
+import yaml
 from conftest import ROOT
 from tiny_embedder import SPEC, crops
 from typer.testing import CliRunner
@@ -204,3 +207,29 @@ def test_peers_are_what_people_use_today(tmp_path: Path) -> None:
     assert shapes == {"SFace": (1, 128), "MobileFaceNet": (1, 512)}
     assert [entry.runtime for entry in found] == 2 * ["onnxruntime", "OpenVINO"]
     assert all(entry.bytes > 1_000_000 for entry in found)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", commands_of(ROOT / "docs/edge.md"), ids=" ".join)
+def test_every_command_of_the_page_is_one(command: list[str]) -> None:
+    """Its options, formats, stages and targets are there; what they do is tested above."""
+    if command[0] == "facefoundry":
+        said = CliRunner().invoke(build_app(), [command[1], "--help"]).stdout
+        assert all(part in said for part in command if part.startswith("--"))
+        if "--format" in command:
+            assert set(command[command.index("--format") + 1].split(",")) <= set(FORMATS)
+    elif command[0] == "make":
+        assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif command[1] == "-m":
+        conf = yaml.safe_load(
+            (ROOT / f"conf/{command[2].removeprefix('stages.')}.yaml").read_text()
+        )
+        keys = [part.split("=")[0].split(".") for part in command[3:]]
+        assert all(key in conf[group] for group, key in keys)
+    else:
+        text = (ROOT / command[1]).read_text()
+        assert all(f'"{part}"' in text for part in command if part.startswith("--"))
