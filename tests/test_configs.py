@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from facefoundry.backbones import build_backbone
-from facefoundry.engine import device_spec
+from facefoundry.devices import device_spec
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.params import check_params, knob, known_knobs, load_params

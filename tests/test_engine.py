@@ -10,7 +10,8 @@ from fake_tensorrt import FakeCuda, fake_tensorrt
 from tiny_embedder import SPEC, crops, tiny_backbone
 
 from facefoundry import engine
-from facefoundry.engine import build_engine, choose_backend, device_spec, precision_of
+from facefoundry.devices import device_spec
+from facefoundry.engine import build_engine, choose_backend, precision_of
 from facefoundry.errors import FoundryError
 from facefoundry.export import export_onnx, load_onnx
 from facefoundry.onnx_half import write_fp16

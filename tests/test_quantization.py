@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from onnx import numpy_helper
 from tiny_embedder import SPEC, crops, tiny_backbone
 
 from facefoundry.errors import FoundryError
-from facefoundry.export import export_onnx, read_metadata
+from facefoundry.export import Floats, export_onnx, read_metadata
 from facefoundry.latency import measure_latency
 from facefoundry.layer_drift import layer_drift
 from facefoundry.quantization import METHODS, check_drift, drift, quantize
+from facefoundry.runtimes import onnx_runner, openvino_runner
 
 CALIBRATION, HELD_OUT = crops(12, seed=1), crops(6, seed=2)
 
@@ -120,9 +122,18 @@ def test_unknown_names(files: dict[str, Path], tmp_path: Path, target: str, meth
 
 
 def test_latency_of_two_files_side_by_side(files: dict[str, Path]) -> None:
-    paths = {"fp32": files["fp32"], "int8": files["cpu"]}
-    found = measure_latency(paths, threads=1, batch=2, rounds=5)
-    assert set(found) == set(paths)
+    runners = {"fp32": onnx_runner(files["fp32"]), "int8": openvino_runner(files["cpu"])}
+    found = measure_latency(runners, batch=2, rounds=5)
+    assert set(found) == set(runners)
     for row in found.values():
         assert 0 < row["p50_ms"] <= row["p95_ms"]
         assert row["images_per_second"] == pytest.approx(2000 / row["p50_ms"])
+
+
+def test_processor_time_leaves_waiting_out() -> None:
+    def waiting(images: Floats) -> Floats:
+        time.sleep(0.02)
+        return images
+
+    row = measure_latency({"waiting": waiting}, rounds=5)["waiting"]
+    assert row["cpu_ms"] < 10 < 20 <= row["p50_ms"]

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from PIL import Image
 from facefoundry import summary
 from facefoundry.errors import FoundryError
 from facefoundry.report import write_report
+from facefoundry.report.page import render
+from facefoundry.report.sources import read_sources
 from facefoundry.results import STAGES
 
 CHROMIUM = shutil.which("chromium")
@@ -156,6 +159,21 @@ def test_every_section_and_figure_is_there(page: str) -> None:
     # 2 x 2 curves, ROC, DET and histogram of two sets, cost
     assert parsed.tags.count("svg") == 4 + 6 + 1
     assert "Not run:" not in page
+
+
+def test_the_cost_of_compression_is_told_where_there_was_any(pipeline: Path, page: str) -> None:
+    title = "What pruning and fine-tuning for INT8 changed"
+    assert title not in page
+    sources = read_sources(pipeline)
+    before = {"macs": 54_000_000, "parameters": 460_000, "val_eer": 0.061}
+    pruned = {"val_eer": 0.0745, "pruning": {"share": 0.5, "macs": 31_250_000, "before": before}}
+    int8 = dict(sources.metrics["quantize"]["int8"])
+    int8["finetune"] = {"steps": 200, "cosine_without": {"mean": 0.9812, "min": 0.9}}
+    metrics = {**sources.metrics, "distill": pruned, "quantize": {"int8": int8}}
+    found = render(replace(sources, metrics=metrics))
+    assert title in found
+    for cell in ("54.0", "31.2", "6.10 %", "7.45 %", "INT8 cosine, 200 steps", "0.9812", "0.9980"):
+        assert cell in found
 
 
 def test_the_opening_has_five_sentences_and_five_numbers(page: str) -> None:

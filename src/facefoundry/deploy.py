@@ -4,41 +4,105 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+from torch import nn
 
 from facefoundry.benchmarks import Embed, Images
 from facefoundry.bundle import write_bundle
-from facefoundry.data import read_split
-from facefoundry.engine import build_engine, device_spec
+from facefoundry.calibration import read_crops
+from facefoundry.devices import device_spec
+from facefoundry.engine import build_engine
+from facefoundry.errors import FoundryError
 from facefoundry.evaluation import benchmark_sets, no_benchmark_note, similarities
 from facefoundry.export import check_parity, embed, export_onnx, open_session
 from facefoundry.latency import measure_latency
 from facefoundry.model_dir import load_model
 from facefoundry.onnx_half import write_fp16
-from facefoundry.quantization import check_drift, quantize
+from facefoundry.quantization import check_drift, drift, quantize, worst_layers
+from facefoundry.quantization_aware import finetune_quantized
+from facefoundry.results import pick
+from facefoundry.runtimes import onnx_runner
 
-FP32, INT8, INT8_TRT = "student.onnx", "student.int8.onnx", "student.int8.trt.onnx"
+FP32, FP16 = "student.onnx", "student.fp16.onnx"
+INT8, INT8_TRT = "student.int8.onnx", "student.int8.trt.onnx"
+JUDGED_PAIRS = 1000
 
 
 def export_and_quantize(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Write FP32 and both INT8 files by the values of conf/quantize.yaml; return size, latency,
-    accuracy and cosine drift of each. Raises FoundryError where the drift is too large."""
+    accuracy and cosine drift of each. Raises FoundryError where INT8 loses too much."""
     backbone, spec = load_model(Path(options["model"]))
     calibration = pick_crops(options, "train", options["calibration_images"])
     held_out = pick_crops(options, "test", options["drift_images"])
     export_onnx(backbone, spec, out / FP32)
     metrics: dict[str, Any] = {"parity_to_pytorch": check_parity(backbone, out / FP32, held_out)}
     metrics["fp32"] = {"bytes": (out / FP32).stat().st_size}
-    for name, file, target in (("int8", INT8, "cpu"), ("int8_trt", INT8_TRT, "tensorrt")):
-        row = quantize(out / FP32, out / file, calibration, target, options["method"])
-        metrics[name] = row | {"cosine_to_fp32": check_drift(out / FP32, out / file, held_out)}
+    with TemporaryDirectory() as scratch:
+        source = out / FP32
+        if options["finetune"]["steps"]:
+            source = Path(scratch) / FP32
+            export_onnx(finetuned(backbone, options), spec, source)
+        for name, file, target in (("int8", INT8, "cpu"), ("int8_trt", INT8_TRT, "tensorrt")):
+            row = quantize(source, out / file, calibration, target, options["method"])
+            metrics[name] = row | {"cosine_to_fp32": check_drift(out / FP32, out / file, held_out)}
+        if source != out / FP32:
+            metrics["int8"]["finetune"] = _without_finetuning(
+                options, out / FP32, Path(scratch) / INT8, calibration, held_out
+            )
     # the TensorRT file is for another runtime: its speed here would say nothing
-    for name, row in measure_latency({"fp32": out / FP32, "int8": out / INT8}).items():
+    runners = {name: onnx_runner(out / file) for name, file in (("fp32", FP32), ("int8", INT8))}
+    for name, row in measure_latency(runners).items():
         metrics[name] |= {"latency_ms_p50": row["p50_ms"], "latency_ms_p95": row["p95_ms"]}
     files = {"fp32": out / FP32, "int8": out / INT8, "int8_trt": out / INT8_TRT}
-    return metrics | measure_accuracy(files, metrics, Path(options["benchmarks"]))
+    rows = measure_accuracy(files, metrics, Path(options["benchmarks"]))
+    check_accuracy(files, rows, held_out, options["max_accuracy_loss"])
+    return metrics | rows
+
+
+def finetuned(backbone: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    """The backbone after the quantization-aware fine-tuning that `options` ask for."""
+    chosen = options["finetune"]
+    crops = pick_crops(options, "train", chosen["images"])
+    return finetune_quantized(
+        backbone, crops, chosen["steps"], chosen["lr"], chosen["batch_size"], options["seed"]
+    )
+
+
+def _without_finetuning(
+    options: Mapping[str, Any], fp32: Path, int8: Path, calibration: Images, held_out: Images
+) -> dict[str, Any]:
+    """For the metrics: what the same file would have been by calibration alone."""
+    quantize(fp32, int8, calibration, "cpu", options["method"])
+    return {"steps": options["finetune"]["steps"], "cosine_without": drift(fp32, int8, held_out)}
+
+
+def check_accuracy(
+    files: Mapping[str, Path], rows: Mapping[str, Any], crops: Images, limit: float
+) -> None:
+    """Raise FoundryError, naming the layers that drift most, where an INT8 file's accuracy on a
+    benchmark is more than `limit` (a share: 0.003 is 0.3 points) below that of the FP32 file.
+
+    Benchmarks of fewer than `JUDGED_PAIRS` pairs cannot show so small a loss and are not judged.
+    """
+    for name in (name for name in files if name != "fp32"):
+        for benchmark, found in rows[name].items():
+            reference = pick(rows["fp32"], benchmark, "accuracy")
+            if reference is None or _pairs(found) < JUDGED_PAIRS:
+                continue
+            loss = reference - found["accuracy"]
+            if loss > limit:
+                raise FoundryError(
+                    f"{files[name]}: {100 * loss:.2f} points of accuracy on {benchmark} are lost"
+                    f" to INT8, more than {100 * limit:g}; the layers that drift most:"
+                    f" {worst_layers(files['fp32'], files[name], crops)};"
+                    " calibrate on more crops, or set finetune.steps"
+                )
+
+
+def _pairs(row: Mapping[str, Any]) -> int:
+    return int(row["genuine_pairs"] + row["impostor_pairs"])
 
 
 def measure_accuracy(
@@ -59,7 +123,7 @@ def build_engines(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
     quantized = Path(options["quantized"])
     device = device_spec(options["device"])
     int8 = build_engine(quantized / INT8_TRT, out, device, options["backend"])
-    half = out / "student.fp16.onnx"
+    half = out / FP16
     write_fp16(quantized / FP32, half)
     fp16 = build_engine(half, out, device, options["backend"])
     golden = pick_crops(options, "test", options["golden_images"])
@@ -76,9 +140,7 @@ def build_engines(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 def pick_crops(options: Mapping[str, Any], split: str, count: int) -> Images:
     """Up to `count` crops of a split, drawn by the seed."""
-    crops, _, _ = read_split(Path(options["faces"]), split)
-    order = np.random.default_rng(options["seed"]).permutation(len(crops))
-    return crops[np.sort(order[:count])]
+    return read_crops(Path(options["faces"]), split, count, options["seed"])
 
 
 def onnx_embedder(path: Path, threads: int = 2) -> Embed:

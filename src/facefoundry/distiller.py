@@ -19,6 +19,7 @@ from facefoundry.data import Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
+from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.training import LogMetrics, TrainingModule, train
 
 TEACHERS = ("own", "sface")
@@ -94,17 +95,24 @@ def distill_student(
     pl.seed_everything(options["seed"], verbose=False)
     student = build_backbone(**options["backbone"], embedding_size=spec.embedding_size)
     start_from(student, trained)
-    module = DistillerModule(
-        student,
+    targets = (
         of_the_clean_crops(Path(options["embeddings"]), data.image_ids)
         if outside
-        else of_the_same_images(trained),
-        options=dict(options)
-        | {
-            "embedding_size": spec.embedding_size,
-            "model_sha256": sha256((model / WEIGHTS).read_bytes()).hexdigest(),
-        },
-        data=data,
-        log_metrics=log_metrics,
+        else of_the_same_images(trained)
     )
-    return train(module, faces, out, options["backbone"], chain)
+    options = dict(options) | {
+        "embedding_size": spec.embedding_size,
+        "model_sha256": sha256((model / WEIGHTS).read_bytes()).hexdigest(),
+    }
+
+    def distil(student: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+        module = DistillerModule(
+            student, targets, options=options, data=data, log_metrics=log_metrics
+        )
+        return train(module, faces, out, options["backbone"], chain)
+
+    metrics = distil(student, options)
+    if not options["prune"]["share"]:
+        return metrics
+    smaller, options = pruned_student(student, options)
+    return distil(smaller, options) | {"pruning": pruning_cost(student, smaller, metrics, options)}

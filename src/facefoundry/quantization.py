@@ -122,12 +122,17 @@ def check_drift(
     found = drift(fp32_path, int8_path, crops)
     if found["mean"] >= minimum:
         return found
-    worst = layer_drift(fp32_path, int8_path, crops)[:3]
-    names = ", ".join(f"{row['node']} ({row['mean']:.4f})" for row in worst)
     raise FoundryError(
         f"{int8_path}: mean cosine to FP32 is {found['mean']:.4f}, below {minimum}; the layers that"
-        f" drift most: {names}; calibrate on more crops, or fine-tune with quantization"
+        f" drift most: {worst_layers(fp32_path, int8_path, crops)}; calibrate on more crops, or set"
+        " finetune.steps"
     )
+
+
+def worst_layers(fp32_path: Path, int8_path: Path, crops: Crops) -> str:
+    """The three layers that lose most when each alone is quantized, with their mean cosine."""
+    worst = layer_drift(fp32_path, int8_path, crops)[:3]
+    return ", ".join(f"{row['node']} ({row['mean']:.4f})" for row in worst)
 
 
 def _check_choice(key: str, value: str, known: Any) -> None:

@@ -16,12 +16,12 @@ from facefoundry.backbones.layers import Embedding, conv_bn
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+    """Two 3x3 convolutions, with `inner` channels between them, and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, inner: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv_bn(inputs, outputs, 3, stride), nn.ReLU(inplace=True), conv_bn(outputs, outputs, 3)
+            conv_bn(inputs, inner, 3, stride), nn.ReLU(inplace=True), conv_bn(inner, outputs, 3)
         )
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
@@ -32,7 +32,8 @@ class Block(nn.Module):
 
 class SmallResNet(nn.Module):
     """widths, blocks: channels and number of blocks at 28, 14 and 7 pixels. head: channels before
-    the global depthwise convolution.
+    the global depthwise convolution. inner: channels between the two convolutions of each block,
+    a list for each resolution; as many as outside where it is left out. Pruning sets it.
 
     The stem averages 112 to 56 pixels before its first convolution: at this size of network the
     finest detail of generated faces is a shortcut that does not lead to photographs. Blocks are
@@ -44,18 +45,24 @@ class SmallResNet(nn.Module):
         widths: Sequence[int] = (32, 64, 128),
         blocks: Sequence[int] = (2, 2, 2),
         head: int = 256,
+        inner: Sequence[Sequence[int]] | None = None,
         embedding_size: int = 128,
     ) -> None:
         super().__init__()
         if len(widths) != 3 or len(blocks) != 3:
             raise ValueError("widths and blocks need three values, for 28, 14 and 7 pixels")
+        if inner is None:
+            inner = [[width] * count for width, count in zip(widths, blocks, strict=True)]
+        if [len(stage) for stage in inner] != list(blocks):
+            raise ValueError(f"inner needs a value for each block, {list(blocks)} of them")
+        self.blocks = tuple(blocks)
         self.stem = nn.Sequential(
             nn.AvgPool2d(2), conv_bn(3, widths[0], 3, 2), nn.ReLU(inplace=True)
         )
         inputs = (widths[0], *widths[:2])
         self.stages = nn.Sequential(
             *(
-                _stage(inputs[place], widths[place], blocks[place], 1 if place == 0 else 2)
+                _stage(inputs[place], widths[place], inner[place], 1 if place == 0 else 2)
                 for place in range(3)
             )
         )
@@ -65,6 +72,6 @@ class SmallResNet(nn.Module):
         return self.embedding(self.stages(self.stem(images)))
 
 
-def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    first = Block(inputs, outputs, stride)
-    return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+def _stage(inputs: int, outputs: int, inner: Sequence[int], stride: int) -> nn.Sequential:
+    first = Block(inputs, outputs, stride, inner[0])
+    return nn.Sequential(first, *(Block(outputs, outputs, 1, count) for count in inner[1:]))

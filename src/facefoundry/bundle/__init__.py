@@ -20,7 +20,7 @@ from facefoundry.errors import FoundryError
 from facefoundry.export import Crops, Floats, load_onnx, read_metadata, to_input
 
 if TYPE_CHECKING:
-    from facefoundry.engine import DeviceSpec
+    from facefoundry.devices import DeviceSpec
 
 FORMAT_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -77,9 +77,17 @@ def _write_serving(
     out_dir: Path, names: Mapping[str, str], size: int, device: DeviceSpec, max_batch: int
 ) -> None:
     (out_dir / "deepstream.txt").write_text(deepstream_config(names, device, max_batch))
-    model = out_dir / "triton" / "face_embedder"
-    (model / "1").mkdir(parents=True)
-    shutil.copyfile(out_dir / names["fp32"], model / "1" / "model.onnx")
+    write_triton_repository(out_dir / names["fp32"], size, out_dir / "triton", max_batch)
+
+
+def write_triton_repository(onnx_path: Path, size: int, directory: Path, max_batch: int) -> None:
+    """Write a Triton model repository of one model, `face_embedder`, for its ONNX Runtime backend.
+
+    size: numbers in an embedding. Start with `tritonserver --model-repository=DIRECTORY`.
+    """
+    model = directory / "face_embedder"
+    (model / "1").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(onnx_path, model / "1" / "model.onnx")
     (model / "config.pbtxt").write_text(triton_config(size, max_batch))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from facefoundry.engine import DeviceSpec
+    from facefoundry.devices import DeviceSpec
 
 
 def readme(device: DeviceSpec, calibration: int, golden: int) -> str:

@@ -15,6 +15,7 @@ from facefoundry.results import (
     Metrics,
     duration,
     milliseconds,
+    percent,
     percent_with_deviation,
     pick,
     seconds_by_stage,
@@ -60,7 +61,36 @@ def sizes(sources: Sources) -> Html:
             "One image at a time with onnxruntime. A Jetson's speed is not known from this.",
             "note",
         ),
+        *_compression(sources),
     )
+
+
+def _compression(sources: Sources) -> list[Html]:
+    """What pruning and fine-tuning for INT8 changed; nothing where neither was asked for."""
+    rows: list[tuple[str, str, str]] = []
+    distill = sources.metrics.get("distill")
+    if pruning := pick(distill, "pruning"):
+        before, now = pruning["before"], pick(distill, "val_eer")
+        rows += [
+            (
+                "multiply-accumulates, millions",
+                _millions(before["macs"]),
+                _millions(pruning["macs"]),
+            ),
+            ("equal error rate, validation", percent(before["val_eer"]), percent(now)),
+        ]
+    if tuned := pick(sources.metrics.get("quantize"), "int8", "finetune"):
+        reached = pick(sources.metrics.get("quantize"), "int8", "cosine_to_fp32", "mean")
+        without = tuned["cosine_without"]["mean"]
+        rows.append((f"INT8 cosine, {tuned['steps']} steps", f"{without:.4f}", f"{reached:.4f}"))
+    if not rows:
+        return []
+    title = tag("h3", "What pruning and fine-tuning for INT8 changed")
+    return [title, table(("", "without", "with"), rows)]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f}"
 
 
 def _drift(row: Metrics) -> str:
