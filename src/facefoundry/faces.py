@@ -1,0 +1,57 @@
+"""The one face of a photo, found and cut as in training, or a reason why not."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from facefoundry.alignment import Detection, Detector, warp
+from facefoundry.errors import FoundryError
+from facefoundry.images import Image, decode_image, read_image
+
+Photo = Path | str | bytes | Image  # a file, its content, or (H, W, 3) uint8 RGB
+
+MIN_FACE_PIXELS = 40  # the width of a face that still has a third of the template's detail
+BYSTANDER = 0.25  # a face of less than this share of the subject's area stands in the background
+
+_of_thread = threading.local()
+
+
+def detector() -> Detector:
+    """This thread's detector: OpenCV's keeps the size of its input, and is not shared."""
+    if not hasattr(_of_thread, "detector"):
+        _of_thread.detector = Detector()
+    return _of_thread.detector
+
+
+def read_photo(photo: Photo, name: str = "image") -> tuple[Image, str]:
+    """(H, W, 3) uint8 RGB and the name for messages. Raises FoundryError; see `images`."""
+    if isinstance(photo, bytes):
+        return decode_image(photo, name), name
+    if isinstance(photo, (str, Path)):
+        return read_image(Path(photo)), str(photo)
+    return photo, name
+
+
+def find_face(image: Image, name: str) -> Detection:
+    """The subject of the photo. Raises FoundryError for no face, several, or one too small."""
+    found = detector().detect(image)
+    if not found:
+        raise FoundryError(f"{name}: no face found; use a photo with the face upright and lit")
+    subject = found[0]
+    area = subject.box[2] * subject.box[3]
+    others = [face for face in found[1:] if face.box[2] * face.box[3] >= BYSTANDER * area]
+    if others:
+        raise FoundryError(f"{name}: {len(others) + 1} faces; crop the photo to one of them")
+    if subject.box[2] < MIN_FACE_PIXELS:
+        raise FoundryError(
+            f"{name}: the face is {subject.box[2]:.0f} pixels wide, less than {MIN_FACE_PIXELS};"
+            " use a larger or closer photo"
+        )
+    return subject
+
+
+def face_crop(photo: Photo, name: str = "image") -> Image:
+    """The aligned (112, 112, 3) uint8 RGB crop of the one face of a photo. Raises FoundryError."""
+    image, name = read_photo(photo, name)
+    return warp(image, find_face(image, name).landmarks)
