@@ -17,6 +17,14 @@ BYSTANDER = 0.25  # a face of less than this share of the subject's area stands 
 _of_thread = threading.local()
 
 
+class FaceError(FoundryError):
+    """A photo without one usable face. `code`: no_face, several_faces or small_face."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def detector() -> Detector:
     """This thread's detector: OpenCV's keeps the size of its input, and is not shared."""
     if not hasattr(_of_thread, "detector"):
@@ -34,20 +42,23 @@ def read_photo(photo: Photo, name: str = "image") -> tuple[Image, str]:
 
 
 def find_face(image: Image, name: str) -> Detection:
-    """The subject of the photo. Raises FoundryError for no face, several, or one too small."""
+    """The subject of the photo. Raises FaceError for no face, several, or one too small."""
     found = detector().detect(image)
     if not found:
-        raise FoundryError(f"{name}: no face found; use a photo with the face upright and lit")
+        message = f"{name}: no face found; use a photo with the face upright and lit"
+        raise FaceError("no_face", message)
     subject = found[0]
     area = subject.box[2] * subject.box[3]
     others = [face for face in found[1:] if face.box[2] * face.box[3] >= BYSTANDER * area]
     if others:
-        raise FoundryError(f"{name}: {len(others) + 1} faces; crop the photo to one of them")
+        message = f"{name}: {len(others) + 1} faces; crop the photo to one of them"
+        raise FaceError("several_faces", message)
     if subject.box[2] < MIN_FACE_PIXELS:
-        raise FoundryError(
+        message = (
             f"{name}: the face is {subject.box[2]:.0f} pixels wide, less than {MIN_FACE_PIXELS};"
             " use a larger or closer photo"
         )
+        raise FaceError("small_face", message)
     return subject
 
 

@@ -60,7 +60,7 @@ class Gallery:
         self._fusion, self._lock = fusion, threading.RLock()
         self._store = Store(path, model, size, Sealer(key))
         self._index = Index(size)
-        self._seen = -1
+        self._seen, self._count = -1, (0, 0)
         self._compact()
         self._refresh()
 
@@ -73,6 +73,7 @@ class Gallery:
                 self._index.drop(number)
             for number in sorted(stored - self._index.numbers):
                 self._index.add(number, self._store.read_block(number))
+            self._count = self._store.count()  # counting a million rows takes a while
             self._seen = seen
 
     def _compact(self) -> None:
@@ -175,7 +176,8 @@ class Gallery:
     def count(self) -> tuple[int, int]:
         """(identities, templates)."""
         with self._lock:
-            return self._store.count()
+            self._refresh()
+            return self._count
 
     def rotate(self, key: bytes) -> None:
         """Seal the gallery anew with another key of 32 bytes."""
