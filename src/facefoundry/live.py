@@ -1,6 +1,6 @@
 """Faces in a camera's or a video's frames: names on boxes, and guided enrolment.
 
-OpenCV's headless build has no windows, so that the picture is shown in a browser (see `live_preview`).
+OpenCV's headless build has no windows, so the picture is shown in a browser: `live_preview`.
 """
 
 from __future__ import annotations
