@@ -12,12 +12,13 @@ import numpy as np
 
 from facefoundry.errors import FoundryError
 from facefoundry.gallery.crypto import Sealer
-from facefoundry.gallery.index import CANDIDATES, LARGE, SEGMENT, Index
+from facefoundry.gallery.index import LARGE, SEGMENT, Index
 from facefoundry.gallery.store import Block, Store, merge
 from facefoundry.onnx_file import Floats
 
 MAX_NAME = 100
 FUSIONS = ("mean", "max")
+SHORTLIST = 16  # templates whose identities are compared by all of their templates
 SMALL_BLOCKS = 256  # more of them than this are merged when the gallery is opened
 
 
@@ -155,7 +156,7 @@ class Gallery:
         """The `k` identities most similar to the probe (D,), best first; fewer in a small one."""
         with self._lock:
             self._refresh()
-            identities, _ = self._index.nearest(probe, CANDIDATES + 4 * k)
+            identities, _ = self._index.nearest(probe, SHORTLIST + 4 * k)
             templates = self._index.templates(np.unique(identities))
             scores = {who: self._fuse(rows, probe) for who, rows in templates.items()}
             best = sorted(scores, key=lambda who: -scores[who])[:k]

@@ -13,14 +13,16 @@ from typing import Any
 
 import faiss
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from facefoundry.gallery.store import Block, Ids, merge
 from facefoundry.onnx_file import Floats
 
 SEGMENT = 65_536  # templates in a full block
-LARGE = SEGMENT // 2
-CANDIDATES = 64  # from each segment
-TRAINING = 8_192  # templates that teach the quantizer of every segment
+LARGE = 8_192
+CANDIDATES = 128  # from each segment
+TRAINING = 4_096  # templates that teach the quantizer of every segment,
+ITERATIONS = 8  # in so many steps: it has 16 centroids for two dimensions
 
 
 class Index:
@@ -59,7 +61,9 @@ class Index:
         if self._untaught is None:
             name = f"PQ{self._size // 2}x4fs"
             self._untaught = faiss.index_factory(self._size, name, faiss.METRIC_INNER_PRODUCT)
-            self._untaught.train(embeddings[:TRAINING])
+            self._untaught.pq.cp.niter = ITERATIONS
+            with threadpool_limits(1):  # hundreds of small steps, which threads make slower
+                self._untaught.train(embeddings[:TRAINING])
         codes = faiss.clone_index(self._untaught)
         codes.add(embeddings)
         return codes
