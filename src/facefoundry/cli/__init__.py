@@ -13,7 +13,7 @@ import typer
 
 from facefoundry.errors import FoundryError
 
-SUBJECTS: tuple[str, ...] = ("faces",)
+SUBJECTS: tuple[str, ...] = ("faces", "service")
 
 
 def build_app() -> typer.Typer:
