@@ -5,6 +5,11 @@ The weights are random: two encodings of one photo are alike to it, two identiti
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,3 +99,41 @@ def toy_recognizer(directory: Path) -> Recognizer:
     for name in ("Ada", "Bela", "Cleo"):
         recognizer.enroll(name, [jpeg(name)])
     return recognizer
+
+
+class Server:
+    """`facefoundry serve` as a process."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        (directory / "gallery.key").write_text(KEY)
+        model = toy_model(directory / "model.onnx")
+        command = [sys.executable, "-m", "facefoundry", "serve", "--model", str(model)]
+        command += ["--gallery", str(directory / "gallery.db"), "--port", "0", *options]
+        command += ["--key-file", str(directory / "gallery.key"), "--threads", "1"]
+        self.log = directory / "log"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self.address = self._wait_for(r"running on (https?://\S+)")
+        found = re.search(r"shown only now: (\S+)", self.log.read_text())
+        self.headers = {"Authorization": f"Bearer {found[1]}"} if found else {}
+        self.key = found[1] if found else ""
+
+    def _wait_for(self, pattern: str) -> str:
+        for _ in range(600):
+            if found := re.search(pattern, self.log.read_text()):
+                return found[1]
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def peak_memory(self) -> int:
+        """Bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) * 1024
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)

@@ -4,7 +4,7 @@ import { WORDS, fill } from "./words.js";
 const $ = id => document.getElementById(id);
 const LIVE_PAUSE_MS = 150;
 const PAGE = 100;
-const state = { key: sessionStorage.key || "", model: null, count: 0, last: "", live: false };
+const state = { key: sessionStorage.apiKey || "", model: null, count: 0, last: "", live: false };
 
 // ---- words
 
@@ -56,7 +56,7 @@ const attempt = work => async event => {
 
 async function enter() {
   state.model = await call("v1/model");
-  sessionStorage.key = state.key;
+  sessionStorage.apiKey = state.key;
   $("door").hidden = true;
   $("inside").hidden = false;
   const slider = $("threshold");
