@@ -5,10 +5,12 @@ The weights are random: two encodings of one photo are alike to it, two identiti
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from tiny_embedder import SPEC, tiny_backbone
 from torch import nn
 
 from facefoundry.export import export_onnx
+from facefoundry.faces import face_crop
 from facefoundry.images import Image, encode_jpeg, read_image, resize
 from facefoundry.inference import Recognizer
 
@@ -79,15 +82,21 @@ class Centred(nn.Module):
 
 def toy_model(path: Path, seed: int = 0) -> Path:
     """Write the ONNX file; another seed is another model."""
-    from facefoundry.faces import face_crop
+    path.write_bytes(_exported(seed))
+    return path
 
+
+@functools.cache
+def _exported(seed: int) -> bytes:
     backbone = tiny_backbone(seed)
     crops = np.stack([face_crop(photo(name)) for name in PLACES]).transpose(0, 3, 1, 2)
     with torch.inference_mode():
         mean = backbone((torch.from_numpy(crops.astype(np.float32)) - 127.5) / 127.5).mean(0)
     centred = Centred(backbone, mean.clone()).eval()
-    export_onnx(centred, replace(SPEC, thresholds=THRESHOLDS), path)
-    return path
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        export_onnx(centred, replace(SPEC, thresholds=THRESHOLDS), path)
+        return path.read_bytes()
 
 
 def toy_recognizer(directory: Path) -> Recognizer:

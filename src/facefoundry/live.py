@@ -25,7 +25,7 @@ from facefoundry.live_preview import Preview
 KNOWN, UNKNOWN = (63, 208, 176), (255, 169, 77)  # RGB
 SMOOTHING = 0.9  # of the frame rate that is shown
 MIN_SHARPNESS = 20.0  # variance of the Laplacian of the grey crop
-TURNED = 0.12  # nose offset over eye distance, about 15 degrees of yaw
+STRAIGHT, TURNED, PROFILE = 0.12, 0.18, 0.7  # nose offset over eye distance
 
 Show = Callable[[Image], None]
 
@@ -40,9 +40,9 @@ class Pose:
 
 
 POSES = (
-    Pose("look straight at the camera", -TURNED / 2, TURNED / 2),
-    Pose("turn your head a little to your left", TURNED, 0.6),
-    Pose("turn your head a little to your right", -0.6, -TURNED),
+    Pose("look straight at the camera", -STRAIGHT, STRAIGHT),
+    Pose("turn your head a little to your left", TURNED, PROFILE),
+    Pose("turn your head a little to your right", -PROFILE, -TURNED),
 )
 
 

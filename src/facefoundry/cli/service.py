@@ -74,4 +74,15 @@ def serve(
     )
 
 
-COMMANDS: list[Callable[..., Any]] = [serve]
+def register(
+    source: Annotated[str, typer.Argument(help="an .onnx file or a model directory")] = MODEL,
+    name: Annotated[str, typer.Option(help="of the registered model")] = "facefoundry",
+    alias: Annotated[str, typer.Option(help="that the new version gets")] = "champion",
+) -> None:
+    """Put the model into MLflow's registry as a pyfunc (models from code, no pickle)."""
+    from facefoundry import registry
+
+    typer.echo(f"{name}: version {registry.register(source, name, alias)} is {alias} now")
+
+
+COMMANDS: list[Callable[..., Any]] = [serve, register]
