@@ -9,6 +9,7 @@ have; a probe is a template with noise (cosine about 0.7 to it), or a stranger.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ def main() -> None:
 
 
 def measure(path: Path, count: int, size: int, probes: int) -> None:
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     rng = np.random.default_rng(0)
     rows = draw(count, size, rng)
     gallery = Gallery(path, MODEL, size, KEY)
@@ -57,8 +59,10 @@ def measure(path: Path, count: int, size: int, probes: int) -> None:
     seconds, _ = timed(lambda: gallery.enroll_many(names, rows))
     print(f"enrol {count:,} at once   {seconds:.1f} s, {path.stat().st_size / 1e6:.0f} MB")
     gallery.close()
+    before = time.process_time()
     seconds, gallery = timed(lambda: Gallery(path, MODEL, size, KEY))
-    print(f"open                     {seconds:.2f} s")
+    used = time.process_time() - before
+    print(f"open                     {seconds:.2f} s, {used:.2f} s of processor time")
     source = rng.integers(0, count, probes)
     genuine = rows[source] + NOISE * draw(probes, size, rng)
     genuine /= np.linalg.norm(genuine, axis=1, keepdims=True)

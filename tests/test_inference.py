@@ -118,11 +118,17 @@ def test_a_camera_held_sideways_is_followed(recognizer: Recognizer, tmp_path: Pa
     assert recognizer.embed([path])[0] @ recognizer.embed([photo("Ada")])[0] > 0.999
 
 
+def test_a_large_photo_is_searched_at_a_smaller_size() -> None:
+    small, large = (faces.find_face(photo("Ada", side), "Ada") for side in (640, 2560))
+    assert np.abs(large.landmarks / 4 - small.landmarks).max() < 10
+    assert large.box[2] / 4 == pytest.approx(small.box[2], rel=0.05)
+
+
 def test_a_bystander_is_no_second_face(recognizer: Recognizer) -> None:
     scene = np.full((336, 500, 3), 127, np.uint8)
     scene[:, :336] = photo("Ada")
     scene[100:196, 380:476] = photo("Bela", 96)
-    assert len(faces.detector().detect(scene)) == 2
+    assert len(faces.detect(scene)) == 2
     assert recognizer.identify(scene).name == "Ada"
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
+
 from facefoundry.alignment import Detection, Detector, warp
 from facefoundry.errors import FoundryError
-from facefoundry.images import Image, decode_image, read_image
+from facefoundry.images import Image, decode_image, read_image, resize
 
 Photo = Path | str | bytes | Image  # a file, its content, or (H, W, 3) uint8 RGB
 
 MIN_FACE_PIXELS = 40  # the width of a face that still has a third of the template's detail
 BYSTANDER = 0.25  # a face of less than this share of the subject's area stands in the background
+
+# A larger photo is searched at this size: YuNet finds faces of 10 to 300 pixels and takes a larger
+# one for several; time and memory are bounded as well.
+DETECTION_SIDE = 640
 
 _of_thread = threading.local()
 
@@ -25,11 +31,28 @@ class FaceError(FoundryError):
         self.code = code
 
 
-def detector() -> Detector:
-    """This thread's detector: OpenCV's keeps the size of its input, and is not shared."""
-    if not hasattr(_of_thread, "detector"):
+def detect(image: Image) -> list[Detection]:
+    """All faces of (H, W, 3) uint8 RGB, most prominent first, in pixels of the image."""
+    if not hasattr(_of_thread, "detector"):  # OpenCV's keeps the size of its input: one per thread
         _of_thread.detector = Detector()
-    return _of_thread.detector
+    height, width = image.shape[:2]
+    scale = max(height, width) / DETECTION_SIDE
+    if scale <= 1:
+        return _of_thread.detector.detect(image)
+    small = resize(image, max(1, round(width / scale)), max(1, round(height / scale)))
+    return [
+        Detection(
+            box=(
+                face.box[0] * scale,
+                face.box[1] * scale,
+                face.box[2] * scale,
+                face.box[3] * scale,
+            ),
+            landmarks=face.landmarks * np.float32(scale),
+            score=face.score,
+        )
+        for face in _of_thread.detector.detect(small)
+    ]
 
 
 def read_photo(photo: Photo, name: str = "image") -> tuple[Image, str]:
@@ -43,7 +66,7 @@ def read_photo(photo: Photo, name: str = "image") -> tuple[Image, str]:
 
 def find_face(image: Image, name: str) -> Detection:
     """The subject of the photo. Raises FaceError for no face, several, or one too small."""
-    found = detector().detect(image)
+    found = detect(image)
     if not found:
         message = f"{name}: no face found; use a photo with the face upright and lit"
         raise FaceError("no_face", message)

@@ -17,7 +17,7 @@ from PIL import ImageDraw, ImageFont
 
 from facefoundry.alignment import Detection, Landmarks, warp
 from facefoundry.errors import FoundryError
-from facefoundry.faces import MIN_FACE_PIXELS, FaceError, detector, find_face
+from facefoundry.faces import MIN_FACE_PIXELS, FaceError, detect, find_face
 from facefoundry.images import Image
 from facefoundry.inference import Recognizer
 from facefoundry.live_preview import Preview
@@ -62,7 +62,7 @@ def name_faces(
     recognizer: Recognizer, image: Image, fmr: float | None
 ) -> list[tuple[Detection, str | None]]:
     """Every face that is large enough, with its identity or None for an unknown one."""
-    found = [face for face in detector().detect(image) if face.box[2] >= MIN_FACE_PIXELS]
+    found = [face for face in detect(image) if face.box[2] >= MIN_FACE_PIXELS]
     if not found:
         return []
     probes = recognizer.embed_crops([warp(image, face.landmarks) for face in found])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +60,8 @@ class Service:
 
     def __init__(self, recognizer: Recognizer, settings: Settings) -> None:
         self.recognizer, self.settings, self.metrics = recognizer, settings, Metrics()
+        # as many as cores: more would only take turns, each with a decoded photo in memory
+        self.threads = ThreadPoolExecutor(os.cpu_count(), "faces")
         self.batcher = Batcher(
             recognizer.embed_crops, settings.max_batch, self.metrics.batch.observe
         )
@@ -64,7 +69,8 @@ class Service:
     async def face(self, upload: UploadFile, name: str) -> tuple[Image, Detection]:
         """The aligned crop and where it was. Raises FoundryError for a bad photo."""
         data = await upload.read()
-        return await run_in_threadpool(self._face, data, name)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, self._face, data, name)
 
     def _face(self, data: bytes, name: str) -> tuple[Image, Detection]:
         image = decode_image(data, name, self.settings.limits.pixels)
@@ -89,6 +95,7 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
         service.batcher.start()
         yield
         await service.batcher.stop()
+        service.threads.shutdown()
 
     app = FastAPI(
         title="facefoundry",
