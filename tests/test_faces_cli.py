@@ -103,10 +103,10 @@ def video(path: Path, frames: list[Image]) -> Path:
 
 def test_watch_names_faces_and_saves_what_it_showed(home: Path) -> None:
     run("enroll Ada Ada.jpg")
-    both = np.concatenate([photo("Ada"), photo("Dora")], axis=1)
+    both = np.concatenate([photo("Ada", 300), photo("Dora", 300)], axis=1)
     empty = np.full_like(both, 127)
     video(home / "in.avi", [both, both, empty])
-    said = run("watch --source in.avi --save out.avi")
+    said = run("watch --source in.avi --save out.avi --fmr 1e-2")
     assert re.search(r"frame 1: (Ada, unknown|unknown, Ada) \(", said)
     assert "frame 3: nobody (" in said
     assert "frame 2" not in said and "3 frames, " in said
