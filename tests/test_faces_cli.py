@@ -82,6 +82,7 @@ def test_rotation_leaves_the_old_key_useless(home: Path) -> None:
         ("enroll Ada absent.jpg", r"absent\.jpg: cannot be read"),
         ("identify Ada.jpg --model nowhere", "nowhere: no model there; give an .onnx file"),
         ("identify Ada.jpg --gallery Ada.jpg", r"Ada\.jpg: not a usable gallery"),
+        ("identify Ada.jpg --gallery galery.db", r"galery\.db: no gallery there; enrol somebody"),
         ("forget Nobody", "identity: no such name"),
         ("watch --source nothing.avi", r"nothing\.avi: no camera of that number, and no video"),
     ],

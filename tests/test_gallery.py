@@ -107,6 +107,7 @@ def test_a_deleted_identity_is_gone_from_file_log_and_index(path: Path) -> None:
 def test_embeddings_are_not_on_disk_in_the_clear(path: Path) -> None:
     row = unit(1)
     opened(path).enroll("Ada", row)
+    assert path.stat().st_mode & 0o077 == 0
     assert row.tobytes()[:16] not in files(path)
 
 

@@ -50,6 +50,15 @@ def _open(model: str, gallery: Path | None, key_file: Path, backend: str) -> Rec
     return Recognizer(model, gallery, backend=backend, key_file=key_file)
 
 
+def _open_known(model: str, gallery: Path, key_file: Path, backend: str) -> Recognizer:
+    """For commands that make no sense with an empty gallery, such as a mistyped name gives."""
+    from facefoundry.errors import FoundryError
+
+    if not gallery.exists():
+        raise FoundryError(f"{gallery}: no gallery there; enrol somebody, or give its file")
+    return _open(model, gallery, key_file, backend)
+
+
 def _rate(text: str | None) -> float | None:
     from facefoundry.thresholds import parse_fmr
 
@@ -100,7 +109,7 @@ def identify(
     """Who of the gallery is on PHOTO? Exit status 0: somebody, 2: unknown."""
     from facefoundry.thresholds import one_in
 
-    found = _open(model, gallery, key_file, backend).identify(photo, k, _rate(fmr))
+    found = _open_known(model, gallery, key_file, backend).identify(photo, k, _rate(fmr))
     typer.echo(found.name or "unknown")
     for candidate in found.candidates:
         typer.echo(f"  {candidate.similarity:.3f}  {candidate.name}")
@@ -116,7 +125,7 @@ def identities(
     model: ModelOption = MODEL, gallery: GalleryOption = GALLERY, key_file: KeyOption = KEY
 ) -> None:
     """List the gallery: name, number of templates, time of enrolment (UTC)."""
-    opened, after = _open(model, gallery, key_file, BACKEND).gallery, ""
+    opened, after = _open_known(model, gallery, key_file, BACKEND).gallery, ""
     while rows := opened.identities(after=after):
         for name, templates, enrolled in rows:
             typer.echo(f"{name}\t{templates}\t{enrolled}")
@@ -130,7 +139,7 @@ def forget(
     key_file: KeyOption = KEY,
 ) -> None:
     """Delete an identity from the gallery's file, its log and the index."""
-    _open(model, gallery, key_file, BACKEND).gallery.delete(name)
+    _open_known(model, gallery, key_file, BACKEND).gallery.delete(name)
     typer.echo(f"{name}: deleted from {gallery}")
 
 
@@ -143,7 +152,7 @@ def rotate_key(
     """Seal the gallery anew with the key in NEW_KEY_FILE, which is made if absent."""
     from facefoundry.gallery.crypto import new_key, parse_key, write_key
 
-    opened = _open(model, gallery, key_file, BACKEND).gallery
+    opened = _open_known(model, gallery, key_file, BACKEND).gallery
     if not new_key_file.exists():
         write_key(new_key_file, new_key())
     opened.rotate(parse_key(new_key_file.read_text("utf-8"), str(new_key_file)))
@@ -163,7 +172,7 @@ def watch(
     """Name the faces of a camera or a video, live, in a browser and on the terminal."""
     from facefoundry import live
 
-    recognizer = _open(model, gallery, key_file, backend)
+    recognizer = _open_known(model, gallery, key_file, backend)
     frames = live.read_frames(source)
     with live.Screen(port, save, typer.echo) as show:
         frame, rate, last = 0, 0.0, list[str | None]()

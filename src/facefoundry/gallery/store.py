@@ -71,6 +71,7 @@ class Store:
         self._context = f"block of {model}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # the names in it are for the owner alone
             self._db = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
