@@ -15,6 +15,7 @@ from toy_service import Server, jpeg, photo
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 WIDTH, HEIGHT = 640, 480
+expect.set_options(timeout=20_000)
 
 
 def camera_file(path: Path) -> Path:
@@ -55,7 +56,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     """Behind the door, with an empty gallery; nothing may go wrong in the page's console."""
     context = browser.new_context(locale="en-GB")
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(20_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
