@@ -230,14 +230,19 @@ def embed_images(
     starts = range(0, len(images), batch)
     for start in track(starts, title, unit="batches"):
         chunk = images[start : start + batch]
-        total = embed(chunk)
-        if flip:
-            total = total + embed(np.ascontiguousarray(chunk[:, :, ::-1]))
-        length = np.linalg.norm(total, axis=1, keepdims=True)
-        if not (np.isfinite(length) & (length > 0)).all():
-            raise FoundryError(
-                f"{title}: an embedding of images {start} to {start + len(chunk) - 1} is zero or"
-                " not a number; train or export the model again"
-            )
-        parts.append((total / length).astype(np.float32))
+        where = f"{title}: images {start} to {start + len(chunk) - 1}"
+        parts.append(unit_embeddings(embed, chunk, flip, where))
     return np.concatenate(parts)
+
+
+def unit_embeddings(embed: Embed, images: Images, flip: bool, where: str) -> Embeddings:
+    """One batch of `embed_images`; `where` begins the message of the FoundryError."""
+    total = embed(images)
+    if flip:
+        total = total + embed(np.ascontiguousarray(images[:, :, ::-1]))
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    if not (np.isfinite(length) & (length > 0)).all():
+        raise FoundryError(
+            f"{where}: an embedding is zero or not a number; train or export the model again"
+        )
+    return np.asarray(total / length, np.float32)

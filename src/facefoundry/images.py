@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import ImageOps
 
 from facefoundry.errors import FoundryError
 
@@ -23,11 +24,16 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
+class TooManyPixelsError(FoundryError):
+    """Refused by the size in the header, before a pixel was decoded."""
+
+
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode `data` to (H, W, 3) uint8 RGB, refusing by the header before any pixel is decoded.
 
-    `name` is only for the message. Raises FoundryError for anything that is not a whole, still
-    image of a known format with at most `max_pixels` pixels.
+    A camera's note on how it was held (EXIF) is followed, so that faces stand upright. `name` is
+    only for the message. Raises FoundryError for anything that is not a whole, still image of a
+    known format, and TooManyPixelsError for one of more than `max_pixels` pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -35,15 +41,17 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
             with PillowImage.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise FoundryError(
+                    raise TooManyPixelsError(
                         f"{name}: {width}x{height} pixels are more than the {max_pixels:,} allowed;"
                         " scale the image down"
                     )
-                return np.asarray(image.convert("RGB"))
+                if getattr(image, "n_frames", 1) > 1:
+                    raise FoundryError(f"{name}: an animation or several pages; give one image")
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except FoundryError:
         raise
     except PillowImage.DecompressionBombError as error:
-        raise FoundryError(f"{name}: {error}; scale the image down") from error
+        raise TooManyPixelsError(f"{name}: {error}; scale the image down") from error
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         raise FoundryError(
             f"{name}: not a readable {'/'.join(FORMATS)} image ({error}); replace or remove it"

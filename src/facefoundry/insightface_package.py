@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from facefoundry.export import load_onnx, read_metadata
+from facefoundry.onnx_file import load_onnx, read_metadata
 
 
 def write_insightface_package(onnx_path: Path, directory: Path, model_id: str) -> None:

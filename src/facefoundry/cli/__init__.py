@@ -13,7 +13,7 @@ import typer
 
 from facefoundry.errors import FoundryError
 
-SUBJECTS: tuple[str, ...] = ("artefacts", "data", "deploy", "models")
+SUBJECTS: tuple[str, ...] = ("artefacts", "data", "deploy", "faces", "models", "service")
 
 
 def build_app() -> typer.Typer:
