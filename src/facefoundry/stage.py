@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,29 @@ def _tracked(name: str, function: StageFunction, cfg: DictConfig, out: Path) -> 
     return metrics
 
 
-@contextmanager
-def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
+def log_comparison(base: str, found: Mapping[str, Sequence[Any]]) -> None:
+    """Log `compare.Difference`s from the run `base` to MLflow, a run of its own for each."""
+    mlflow = _mlflow()
+    mlflow.set_experiment(EXPERIMENT)
+    for run, differences in found.items():
+        with mlflow.start_run(run_name=f"{run} against {base}"):
+            mlflow.set_tags({f"{d.pair_set}.{d.measure}": d.verdict for d in differences})
+            mlflow.log_params({"base": base, "run": run})
+            mlflow.log_metrics(
+                {
+                    f"{d.pair_set}.{d.measure}.{name}": value
+                    for d in differences
+                    for name, value in (
+                        ("difference", d.other - d.base),
+                        ("low", d.low),
+                        ("high", d.high),
+                    )
+                }
+            )
+
+
+def _mlflow() -> Any:
+    """MLflow, made to keep its runs where the pipeline does."""
     # a run id left in the environment would win over the parent asked for below
     os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -116,6 +137,12 @@ def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
     import mlflow
 
+    return mlflow
+
+
+@contextmanager
+def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
+    mlflow = _mlflow()
     LOCK.parent.mkdir(exist_ok=True)
     with FileLock(LOCK):  # jobs of a parallel sweep race to make the database and the parent
         experiment = mlflow.set_experiment(EXPERIMENT).experiment_id

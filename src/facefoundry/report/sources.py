@@ -19,8 +19,7 @@ from facefoundry.results import (
     read_json,
     read_metrics,
 )
-
-PREFERRED_FMR = 1e-3
+from facefoundry.verification import operating_point
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,8 @@ class Sources:
 
     @property
     def operating_point(self) -> Metrics | None:
-        """The row of the model's threshold table to judge by: FMR 1e-3, or the strictest rate
-        above it that the calibration pairs could support."""
-        rows = pick(self.models.get("train"), "thresholds") or []
-        known = [r for r in rows if r["threshold"] is not None and r["fmr"] >= PREFERRED_FMR]
-        return min(known, key=lambda row: row["fmr"], default=None)
+        """The row of the model's threshold table to judge by."""
+        return operating_point(pick(self.models.get("train"), "thresholds") or [])
 
 
 def read_sources(root: Path) -> Sources:
