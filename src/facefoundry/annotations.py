@@ -32,6 +32,9 @@ class Annotations:
     groups: Mapping[str, Groups] = field(default_factory=dict)
 
 
+NOTHING = Annotations()
+
+
 def read_annotations(directory: Path, images: Sequence[str]) -> Annotations:
     """The annotations of `images`, names relative to `directory`; empty without the file.
 
@@ -39,9 +42,12 @@ def read_annotations(directory: Path, images: Sequence[str]) -> Annotations:
     """
     path = directory / FILE
     if not path.is_file():
-        return Annotations()
+        return NOTHING
     cells = _cells(path)
-    columns = {name: [cells.get(image, {}).get(name, "") for image in images] for name in _names(cells)}
+    names = list(next(iter(cells.values())))
+    columns = {
+        name: [cells.get(image, {}).get(name, "") for image in images] for name in names
+    }
     who = columns.pop("identity", None)
     if who is not None and not all(who):
         missing = images[who.index("")]
@@ -70,10 +76,6 @@ def _cells(path: Path) -> dict[str, dict[str, str]]:
     if not rows:
         raise FoundryError(f"{path}: no images below the first line; add some or remove the file")
     return rows
-
-
-def _names(cells: Mapping[str, Mapping[str, str]]) -> list[str]:
-    return list(next(iter(cells.values())))
 
 
 def as_groups(values: Sequence[str]) -> Groups:

@@ -22,6 +22,7 @@ from facefoundry.images import Image
 
 Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
+
 def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
     """Compose (112, 112, 3) uint8 RGB -> the same shape from the values of conf/augmentation/."""
     side = 112

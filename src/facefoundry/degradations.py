@@ -14,6 +14,7 @@ import numpy as np
 
 from facefoundry.alignment import TEMPLATE, Landmarks, warp
 from facefoundry.augmentation import mask_outline, paint, sunglasses_outlines
+from facefoundry.benchmarks import Images
 from facefoundry.images import Image, decode_image, encode_jpeg
 
 Degrade = Callable[[Image, float, np.random.Generator], Image]
@@ -72,8 +73,8 @@ def yaw(image: Image, level: float, rng: np.random.Generator) -> Image:
     angle = np.radians(level) * rng.choice([-1.0, 1.0])
     x, y = np.meshgrid(np.arange(image.shape[1]), np.arange(image.shape[0]))
     points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    source = turn(points, -angle).reshape(*x.shape, 2)
-    turned = cv2.remap(image, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    from_x, from_y = turn(points, -angle).T.reshape(2, *x.shape)
+    turned = cv2.remap(image, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return warp(np.asarray(turned), turn(TEMPLATE, angle))
 
 
@@ -101,7 +102,7 @@ FACTORS = {
 }
 
 
-def degrade_all(images: Sequence[Image], factor: Factor, level: float, seed: int) -> Image:
+def degrade_all(images: Images, factor: Factor, level: float, seed: int) -> Images:
     """(N, 112, 112, 3): each image with randomness of its own, from (seed, row)."""
     return np.stack(
         [

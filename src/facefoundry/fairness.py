@@ -8,6 +8,7 @@ of two groups are left out. Grother et al., NIST IR 8280, 2019, report FMR and F
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def numeric_groups(values: Floats) -> Groups:
         return names
     edges = np.quantile(known, np.linspace(0, 1, PARTS + 1))
     part = np.searchsorted(edges[1:-1], values, side="right")
-    for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (low, high) in enumerate(pairwise(edges)):
         names[np.isfinite(values) & (part == number)] = f"{low:.3g} to {high:.3g}"
     return names
 

@@ -112,6 +112,4 @@ def _accepted(similarity: Floats, threshold: float | None) -> float | None:
 def _histogram(similarity: Floats) -> list[float]:
     """Share of the pairs in each bin of EDGES, those beyond counted in the outermost."""
     counts = np.histogram(np.clip(similarity, EDGES[0], EDGES[-1]), EDGES)[0]
-    return (counts / max(len(similarity), 1)).round(5).tolist()  # type: ignore[no-any-return]
-
-
+    return (counts / max(len(similarity), 1)).round(5).tolist()

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from facefoundry.report.html import Html
-from facefoundry.report.sources import Scores
+from facefoundry.scores import Scores
 from facefoundry.verification import roc
 
 INK, FAINT = "#010203", "#010204"

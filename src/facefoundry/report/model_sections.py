@@ -20,8 +20,9 @@ from facefoundry.report.html import (
     table,
     tag,
 )
-from facefoundry.report.sources import Scores, Sources
+from facefoundry.report.sources import Sources
 from facefoundry.results import SYNTHETIC, Metrics, evaluated_sets, percent, pick
+from facefoundry.scores import Scores
 from facefoundry.verification import confusion, pairs_needed, roc
 
 SLIDER_POINTS = 160

@@ -6,29 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from facefoundry.errors import FoundryError
 from facefoundry.results import (
     STAGES,
-    SYNTHETIC,
     Metrics,
     evaluated_sets,
     pick,
     read_json,
     read_metrics,
 )
+from facefoundry.scores import FILE, Scores, read_scores
 from facefoundry.verification import operating_point
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One evaluated set: `models` maps a model's name to its similarities (P,)."""
-
-    models: dict[str, NDArray[np.float32]]
-    same: NDArray[np.bool_]
-    fold: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ def read_sources(root: Path) -> Sources:
     return Sources(
         root=root,
         metrics=read_metrics(root),
-        scores=_read_scores(root / STAGES["evaluate"] / "scores.npz"),
+        scores=_read_scores(root / STAGES["evaluate"] / FILE),
         curves={
             name: read_json(root / STAGES[name] / "curves.json") or []
             for name in ("train", "distill")
@@ -75,26 +62,4 @@ def read_sources(root: Path) -> Sources:
 
 
 def _read_scores(path: Path) -> dict[str, Scores]:
-    """Sets by name, benchmarks before the synthetic one."""
-    if not path.is_file():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        names = sorted(
-            {key.rpartition("/")[0] for key in arrays}, key=lambda n: (n == SYNTHETIC, n)
-        )
-        return {name: _scores_of(name, arrays) for name in names}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise FoundryError(
-            f"{path}: not readable as scores ({error}); delete it and run `dvc repro`"
-        ) from error
-
-
-def _scores_of(name: str, arrays: dict[str, NDArray[Any]]) -> Scores:
-    models = {
-        key.rpartition("/")[2]: values
-        for key, values in arrays.items()
-        if key.rpartition("/")[0] == name and key.rpartition("/")[2] not in ("same", "fold")
-    }
-    return Scores(models, arrays[f"{name}/same"].astype(bool), arrays[f"{name}/fold"])
+    return read_scores(path, str(path)) if path.is_file() else {}
