@@ -45,9 +45,7 @@ def read_annotations(directory: Path, images: Sequence[str]) -> Annotations:
         return NOTHING
     cells = _cells(path)
     names = list(next(iter(cells.values())))
-    columns = {
-        name: [cells.get(image, {}).get(name, "") for image in images] for name in names
-    }
+    columns = {name: [cells.get(image, {}).get(name, "") for image in images] for name in names}
     who = columns.pop("identity", None)
     if who is not None and not all(who):
         missing = images[who.index("")]

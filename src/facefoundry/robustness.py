@@ -8,7 +8,6 @@ import numpy as np
 
 from facefoundry.benchmarks import Embed, Embeddings, Images, Pairs, embed_images
 from facefoundry.degradations import FACTORS, degrade_all
-from facefoundry.progress import track
 from facefoundry.verification import Bools, auc, confusion, eer, roc
 
 
@@ -30,20 +29,21 @@ def robustness_metrics(
     """
     gallery = embed_images(embed, images[pairs.index[:, 0]], title="robustness, clean side")
     probes = images[pairs.index[:, 1]]
-
-    def measured(faces: Images) -> dict[str, Any]:
-        return _row(gallery, embed_images(embed, faces), pairs.same, threshold)
-
-    steps = [(name, level) for name, factor in FACTORS.items() for level in factor.levels]
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FACTORS}
-    for name, level in track(steps, "robustness", unit="levels"):
-        faces = degrade_all(probes, FACTORS[name], level, seed)
-        rows[name].append({"level": level, **measured(faces)})
-    return {
-        "pairs": len(pairs.same),
-        "clean": measured(probes),
-        "factors": {n: {"unit": FACTORS[n].unit, "levels": found} for n, found in rows.items()},
-    }
+    clean = embed_images(embed, probes, title="robustness, other side")
+    factors = {}
+    for name, factor in FACTORS.items():
+        faces = np.concatenate(
+            [degrade_all(probes, factor, level, seed) for level in factor.levels]
+        )
+        embeddings = embed_images(embed, faces, title=f"robustness, {name}")
+        parts = np.split(embeddings, len(factor.levels))
+        rows = [
+            {"level": level, **_row(gallery, part, pairs.same, threshold)}
+            for level, part in zip(factor.levels, parts, strict=True)
+        ]
+        factors[name] = {"unit": factor.unit, "levels": rows}
+    clean_row = _row(gallery, clean, pairs.same, threshold)
+    return {"pairs": len(pairs.same), "clean": clean_row, "factors": factors}
 
 
 def _row(

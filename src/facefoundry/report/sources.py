@@ -28,6 +28,7 @@ class Sources:
     curves: dict[str, list[dict[str, float]]]
     models: dict[str, Metrics]
     removed: list[dict[str, Any]]
+    embedding_map: Metrics | None
 
     def file(self, stage: str, name: str) -> Path | None:
         """A stage's file, or None where there is none."""
@@ -58,6 +59,7 @@ def read_sources(root: Path) -> Sources:
         },
         models={name: spec for name, spec in models.items() if spec is not None},
         removed=read_json(root / STAGES["curate"] / "removed.json") or [],
+        embedding_map=read_json(root / STAGES["evaluate"] / "embedding_map.json"),
     )
 
 
