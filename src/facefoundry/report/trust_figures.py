@@ -68,7 +68,6 @@ def degradation(factor: Metrics, clean: Metrics, name: str) -> Html:
             values = [row[measure] for row in rows]
             axes.plot(labels, values, line, color=colour, marker="o", markersize=3.5, label=label)
     axes.set(ylim=(0, 1.02))
-    axes.set_title(name, loc="right", fontsize=10)
     legend_above(axes)
     return as_svg(figure, f"degradation {name}")
 
@@ -82,9 +81,8 @@ def strangers(sets: Mapping[str, Metrics], threshold: float | None) -> Html:
         shares = 100 * np.array(row["histogram"])
         axes.stairs(shares, EDGES, color=IMPOSTOR, linestyle=line, linewidth=1.6, label=name)
     if threshold is not None:
-        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--")
-        axes.annotate("threshold", (threshold, 1), (3, -10), "axes fraction", "offset points")
-    axes.legend(loc="upper right", fontsize=8.5)
+        axes.axvline(threshold, color=INK, linewidth=1.2, label="threshold")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=2, fontsize=9)
     return as_svg(figure, "strangers")
 
 

@@ -121,7 +121,7 @@ def robustness(sources: Sources) -> Html:
     if found is None:
         return section("robustness", "What bad images do to it", not_run("evaluate"))
     drawn = [
-        figure(figures.degradation(factor, found["clean"], name))
+        figure(figures.degradation(factor, found["clean"], name), name)
         for name, factor in found["factors"].items()
     ]
     lead = (
