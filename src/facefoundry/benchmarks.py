@@ -217,9 +217,10 @@ def embed_images(
 
     With `flip`, the embedding of an image is the sum of those of the image and of its mirror
     image, normalised (InsightFace's protocol). Shows its progress where it takes long.
-    Raises FoundryError where an embedding is not a number or is zero.
+    Raises FoundryError naming the first image whose embedding is not a number, is zero, or has
+    another dimension than those before it.
     """
-    parts = []
+    parts: list[Embeddings] = []
     starts = range(0, len(images), batch)
     for start in track(starts, title, unit="batches"):
         chunk = images[start : start + batch]
@@ -227,10 +228,16 @@ def embed_images(
         if flip:
             total = total + embed(np.ascontiguousarray(chunk[:, :, ::-1]))
         length = np.linalg.norm(total, axis=1, keepdims=True)
-        if not (np.isfinite(length) & (length > 0)).all():
+        wrong = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+        if len(wrong):
             raise FoundryError(
-                f"{title}: an embedding of images {start} to {start + len(chunk) - 1} is zero or"
-                " not a number; train or export the model again"
+                f"{title}: the embedding of image {start + wrong[0]} is zero or not a number;"
+                " train or export the model again"
+            )
+        if parts and total.shape[1] != parts[0].shape[1]:
+            raise FoundryError(
+                f"{title}: the embedding of image {start} has {total.shape[1]} dimensions, those"
+                f" before it {parts[0].shape[1]}; export the model with one embedding size"
             )
         parts.append((total / length).astype(np.float32))
     return np.concatenate(parts)

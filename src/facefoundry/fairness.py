@@ -50,7 +50,7 @@ def group_rates(
     left, right = groups[pairs[:, 0]], groups[pairs[:, 1]]
     accepted = similarity >= threshold
     rows = []
-    for name in np.unique(groups[groups != ""]).tolist():
+    for name in sorted(set(groups[groups != ""].tolist()), key=_by_value):
         inside = (left == name) & (right == name)
         genuine, impostor = inside & same, inside & ~same
         rows.append(
@@ -63,6 +63,14 @@ def group_rates(
             }
         )
     return rows
+
+
+def _by_value(name: str) -> tuple[float, str]:
+    """Ranges in the order of their numbers, words after them by the alphabet."""
+    try:
+        return float(name.split(" ")[0]), name
+    except ValueError:
+        return np.inf, name
 
 
 def _rate(errors: int, pairs: int) -> dict[str, float] | None:
