@@ -1,13 +1,19 @@
 """The paired bootstrap: what it can tell, and what it says it cannot."""
 
 import json
+import re
+import shlex
+import sqlite3
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_in
+import typer
+from conftest import ROOT, run_in
+from typer.testing import CliRunner
 
+from facefoundry.cli import build_app
 from facefoundry.compare import BETTER, UNKNOWN, WORSE, compare_scores, read_run
 from facefoundry.errors import FoundryError
 from facefoundry.scores import Scores, read_scores, write_scores
@@ -86,6 +92,11 @@ def test_scores_survive_the_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(after[name].models["model"], pair_set.models["model"])
 
 
+def facefoundry(folder: Path, *arguments: str, check: bool = True):
+    command = ("python", "-m", "facefoundry", *arguments)
+    return run_in(folder, *command, check=check, PYTHONPATH=str(ROOT / "src"))
+
+
 def write_run(folder: Path, gap: float, own_noise: int) -> Path:
     (folder / "models/evaluate").mkdir(parents=True, exist_ok=True)
     write_scores(folder / "models/evaluate/scores.npz", {"lfw": scores(gap, own_noise)})
@@ -94,10 +105,9 @@ def write_run(folder: Path, gap: float, own_noise: int) -> Path:
 
 def test_the_command_says_better_in_words_and_in_json(tmp_path: Path) -> None:
     first, second = write_run(tmp_path / "a", 0.25, 1), write_run(tmp_path / "b", 0.4, 2)
-    command = ("python", "-m", "facefoundry", "compare", str(first), str(second))
-    printed = run_in(Path(__file__).parents[1], *command).stdout
+    printed = facefoundry(tmp_path, "compare", str(first), str(second)).stdout
     assert "better" in printed and "worse" not in printed and "accuracy" in printed
-    rows = json.loads(run_in(Path(__file__).parents[1], *command, "--json").stdout)
+    rows = json.loads(facefoundry(tmp_path, "compare", str(first), str(second), "--json").stdout)
     assert {row["verdict"] for row in rows} == {BETTER}
     assert all(row["low"] < row["other"] - row["base"] < row["high"] for row in rows)
 
@@ -127,3 +137,41 @@ def test_a_run_that_is_nowhere_is_named(tmp_path: Path, monkeypatch) -> None:
         read_run("no-such-run")
     with pytest.raises(FoundryError, match=r"dvc repro evaluate"):
         read_run(str(tmp_path))
+
+
+def test_a_comparison_is_a_run_in_mlflow(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path / "a", 0.25, 1), write_run(tmp_path / "b", 0.4, 2)
+    facefoundry(tmp_path, "compare", str(first), str(second), "--mlflow")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        tags = dict(database.execute("select key, value from tags"))
+        metrics = dict(database.execute("select key, value from metrics"))
+    assert tags["lfw.accuracy"] == tags["lfw.eer"] == BETTER
+    assert 0 < metrics["lfw.auc.low"] < metrics["lfw.auc.difference"] < metrics["lfw.auc.high"]
+
+
+def commands_of(page: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_the_commands_of_the_guide_are_ones_that_there_are() -> None:
+    """Each is taken apart as the command line does it; an unknown name or option fails."""
+    commands = commands_of(ROOT / "docs/evaluation.md")
+    app = typer.main.get_command(build_app())
+    ours = [shlex.split(line)[1:] for line in commands if line.startswith("facefoundry ")]
+    assert {name for name, *_ in ours} == {"compare", "benchmarks-fetch"}
+    for name, *arguments in ours:
+        app.commands[name].make_context(name, list(arguments))
+
+
+@pytest.mark.parametrize("command", ["compare", "benchmarks-fetch"])
+def test_help_says_what_a_command_is_for(command: str) -> None:
+    said = CliRunner().invoke(build_app(), [command, "--help"]).stdout
+    assert {"compare": "paired bootstrap", "benchmarks-fetch": "pairs.csv"}[command] in said
+
+
+def test_one_run_is_no_comparison(tmp_path: Path) -> None:
+    done = facefoundry(tmp_path, "compare", ".", check=False)
+    assert done.returncode == 1 and "compare needs two runs" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -253,6 +253,9 @@ def test_the_opening_has_five_sentences_and_five_numbers(page: str) -> None:
     assert re.findall(r"<b>(.*?)</b>", lead) == ["143", "2,210", "81.70 %", "868 kB", "1.82 ms"]
     assert "190 of 2,400 images" in page
     assert "0.50 points below FP32" in lead
+    assert "rejects most often where age is young: 25.0 % of 90 genuine pairs" in lead
+    assert "the worst mask costs most: 80.0 % rejected instead of 30.0 %" in lead
+    assert "2,400 faces of 150 identities came from stylegan" in page
 
 
 def test_an_unsupported_rate_is_no_number(page: str) -> None:

@@ -3,8 +3,7 @@
 The score is recognisability: the length of the embedding before it is normalised, which falls with
 the evidence for any identity at all (Meng et al., "MagFace", CVPR 2021). The limit below which an
 image is rejected comes from held-out faces. In our ONNX files it is the output of `ReduceL2_norm`.
-On LFW with SFace the length tells faces from drawn cartoons, non-faces and faces of 6 x 6 pixels
-without an error, where the distance to a centre of such images missed a quarter of the cartoons.
+What it rejects of each kind is measured in docs/measured/evaluation.md.
 """
 
 from __future__ import annotations
