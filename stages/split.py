@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from facefoundry import manifest
+from facefoundry.dataset_card import CARD, dataset_card
 from facefoundry.splits import split_identities
 from facefoundry.stage import plain, stage
 
@@ -23,6 +24,7 @@ def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
         row["split"] = assigned[row["identity"]]
     chain = manifest.licences(crops)
     manifest.write(manifest.with_licences(manifest.table(rows), chain), out)
+    (out / CARD).write_text(dataset_card(rows, chain), encoding="utf-8")
     return {
         "identities": dict(Counter(assigned.values())),
         "images": dict(Counter(row["split"] for row in rows)),

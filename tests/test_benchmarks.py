@@ -167,3 +167,20 @@ def test_an_embedding_that_is_no_direction_is_refused(value: float) -> None:
     images = np.zeros((2, 112, 112, 3), np.uint8)
     with pytest.raises(FoundryError, match="zero or not a number"):
         embed_images(lambda chunk: np.full((len(chunk), 4), value, np.float32), images)
+
+
+def test_the_image_of_a_bad_embedding_is_named() -> None:
+    images = np.zeros((70, 112, 112, 3), np.uint8)
+    images[41] = 1
+
+    def embed(chunk: np.ndarray) -> np.ndarray:
+        return np.where(chunk[:, 0, 0, :1] == 1, np.nan, 1.0).astype(np.float32)
+
+    with pytest.raises(FoundryError, match=r"^toy: the embedding of image 41 is zero or not"):
+        embed_images(embed, images, title="toy")
+
+
+def test_dimensions_that_change_are_refused() -> None:
+    images = np.zeros((40, 112, 112, 3), np.uint8)
+    with pytest.raises(FoundryError, match="image 32 has 8 dimensions, those before it 32"):
+        embed_images(lambda chunk: np.ones((len(chunk), len(chunk)), np.float32), images)

@@ -22,7 +22,8 @@ from facefoundry.results import STAGES
 
 CHROMIUM = shutil.which("chromium")
 ANCHORS = (
-    "faces dropped training verification decisions hardest sizes tensorrt cost provenance reproduce"
+    "faces dropped training verification decisions identification groups robustness strangers"
+    " probability hardest neighbours sizes tensorrt cost provenance reproduce"
 )
 
 
@@ -34,7 +35,12 @@ def toy_pipeline(root: Path, benchmark: bool = True) -> None:
         cost = {"seconds": 12.3, "cpu_seconds": 20.5, "peak_memory_mb": 812.0}
         write_json(folder / "metrics.json", extra | {"cost": cost})
     rng = np.random.default_rng(0)
-    for name in ("data/align/preview", "data/curate/removed", "models/evaluate/pairs"):
+    for name in (
+        "data/align/preview",
+        "data/curate/removed",
+        "models/evaluate/pairs",
+        "models/evaluate/neighbours",
+    ):
         pixels = rng.integers(0, 255, (4 * 112, 12 * 112, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((672, 224)).save(root / f"{name}.png")
     removed = {
@@ -48,6 +54,8 @@ def toy_pipeline(root: Path, benchmark: bool = True) -> None:
         curves = [{"step": 100 * i, "loss": 9.0 / i, "val_eer": 0.4 / i} for i in range(1, 9)]
         write_json(root / STAGES[name] / "curves.json", curves)
     write_json(root / "models/train/model.json", toy_model())
+    places = {"identity": [0, 0, 1, 1], "x": [0, 0.1, 0.9, 1], "y": [0, 0.1, 1, 0.9]}
+    write_json(root / "models/evaluate/embedding_map.json", places)
     np.savez(root / "models/evaluate/scores.npz", **toy_scores(rng, benchmark))
 
 
@@ -63,7 +71,7 @@ def toy_metrics(benchmark: bool) -> dict[str, dict]:
         "align": {"identities": 143, "images": 2210},
         "split": {"identities": {"train": 115, "val": 14}, "images": {"train": 1800, "val": 205}},
         "train": {"steps": 2200},
-        "evaluate": {"synthetic": row} | ({"lfw": lfw} if benchmark else note),
+        "evaluate": toy_judgement(row) | ({"lfw": lfw} if benchmark else note),
         "distill": {"steps": 1200},
         "quantize": {
             "fp32": int8 | {"bytes": 3_400_000, "lfw": {"accuracy": 0.8}},
@@ -71,6 +79,55 @@ def toy_metrics(benchmark: bool) -> dict[str, dict]:
             | {"lfw": {"accuracy": 0.795}, "cosine_to_fp32": {"mean": 0.998, "min": 0.97}},
         },
         "tensorrt": {"built": True, "statement": "Built ahead of time.", "not_run": ["a Jetson"]},
+    }
+
+
+def toy_judgement(row: dict) -> dict:
+    """What the evaluate stage says of the synthetic set beyond pairs, and under stress."""
+    found = {"fpir": 0.1, "fnir": 0.42, "unmated_probes": 105, "needs_probes": None}
+    unknown = {"fpir": 0.01, "fnir": None, "unmated_probes": 105, "needs_probes": 300}
+    rate = {"rate": 0.25, "low": 0.2, "high": 0.31}
+    group = {"genuine_pairs": 90, "fnmr": rate, "impostor_pairs": 700, "fmr": rate}
+    groups = [group | {"group": "young"}, group | {"group": "old", "fmr": None}]
+    bins = [{"predicted": 0.1, "observed": 0.2}, {"predicted": 0.9, "observed": 0.8}]
+    level = {"auc": 0.9, "eer": 0.2, "fmr": 0.01, "fnmr": 0.3}
+    factor = {"unit": "pixels", "levels": [level | {"level": n, "fnmr": n / 10} for n in (4, 8)]}
+    stranger = {"images": 60, "false_accept": 0.11, "false_accept_with_faces": 0.02}
+    stranger |= {"rejected": 0.9, "false_accept_kept": 0.05, "auc": 0.97}
+    return {
+        "synthetic": row
+        | {
+            "rates": [
+                {"fmr": 0.1, "tar": 0.7, "low": 0.61, "high": 0.79, "needs_pairs": None},
+                {"fmr": 1e-5, "tar": None, "low": None, "high": None, "needs_pairs": 300_000},
+            ],
+            "identification": {
+                "gallery": 14,
+                "probes": 190,
+                "rank_1": 0.55,
+                "rank_5": 0.8,
+                "cmc": [0.55, 0.63, 0.7, 0.76, 0.8],
+                "open_set": [row | {"gallery": n} for n in (10, 11) for row in (found, unknown)],
+            },
+            "fairness": {
+                "threshold": 0.41,
+                "age": {"groups": groups, "fnmr_ratio": 1.0, "fmr_ratio": None},
+            },
+            "reliability": {"bins": bins, "expected_calibration_error": 0.1, "brier": 0.15},
+        },
+        "probability": {"slope": 12.5, "intercept": -5.25},
+        "robustness": {
+            "set": "synthetic",
+            "pairs": 160,
+            "clean": level,
+            "factors": {"mask": factor, "blur": factor},
+        },
+        "out_of_distribution": {
+            "limit": 7.25,
+            "faces_rejected": 0.012,
+            "sets": {"cartoons": stranger | {"histogram": [1 / 30] * 30}},
+            "not_run": ["rendered heads: not run (no wheel)"],
+        },
     }
 
 
@@ -90,6 +147,7 @@ def toy_scores(rng: np.random.Generator, benchmark: bool) -> dict[str, np.ndarra
     arrays = {}
     for name in ("synthetic", "lfw") if benchmark else ("synthetic",):
         arrays |= {f"{name}/same": same, f"{name}/fold": np.arange(2000) // 200}
+        arrays |= {f"{name}/identity": np.zeros((2000, 2), int), f"{name}/digest": name}
         for model, gap in (("model", 0.3), ("sface", 0.5), ("pixels", 0.1)):
             arrays[f"{name}/{model}"] = (rng.normal(0.1, 0.12, 2000) + gap * same).astype("f4")
     return arrays
@@ -155,9 +213,9 @@ def test_the_page_needs_no_network(page: str) -> None:
 def test_every_section_and_figure_is_there(page: str) -> None:
     parsed = Page(page)
     assert set(ANCHORS.split()) <= set(parsed.ids)
-    assert parsed.tags.count("img") == 3
+    assert parsed.tags.count("img") == 4
     # 2 x 2 curves, ROC, DET and histogram of two sets, cost
-    assert parsed.tags.count("svg") == 4 + 6 + 1
+    assert parsed.tags.count("svg") == 4 + 6 + 1 + TRUST_FIGURES
     assert "Not run:" not in page
 
 
@@ -176,12 +234,46 @@ def test_the_cost_of_compression_is_told_where_there_was_any(pipeline: Path, pag
         assert cell in found
 
 
+# CMC and open set, two rates of groups, two factors, strangers, reliability, the map
+TRUST_FIGURES = 2 + 2 + 2 + 1 + 1 + 1
+
+
+def test_the_limits_stand_in_words_and_numbers(page: str) -> None:
+    for said in (
+        "Among 14 identities, 55.0 % of 190 probes find their own first",
+        "needs 300 probes of strangers; there are 105",
+        "age (worst to best: FNMR 1.0, FMR -)",
+        "25.00 % (20.00 % to 31.00 %)",
+        "no pairs",
+        "160 pairs of Held-out synthetic identities",
+        "rendered heads: not run (no wheel)",
+        "1 / (1 + exp(-(12.5 * similarity -5.25)))",
+        "61.00 % to 79.00 %",
+        "needs 300,000 impostor pairs",
+        "<title>identity 1</title>",
+    ):
+        assert said in page, said
+
+
+def test_an_older_run_without_these_results_still_has_a_page(tmp_path: Path) -> None:
+    toy_pipeline(tmp_path)
+    path = tmp_path / "models/evaluate/metrics.json"
+    old = json.loads(path.read_text())
+    row = {key: old["synthetic"][key] for key in ("accuracy", "accuracy_std", "eer", "auc")}
+    write_json(path, {"synthetic": row})
+    write_report(tmp_path, tmp_path / "reports")
+    assert "Not run" in (tmp_path / "reports/index.html").read_text()
+
+
 def test_the_opening_has_five_sentences_and_five_numbers(page: str) -> None:
     lead = page[page.index('<ul class="lead">') : page.index("</header>")]
     assert lead.count("<li>") == 5
     assert re.findall(r"<b>(.*?)</b>", lead) == ["143", "2,210", "81.70 %", "868 kB", "1.82 ms"]
     assert "190 of 2,400 images" in page
     assert "0.50 points below FP32" in lead
+    assert "rejects most often where age is young: 25.0 % of 90 genuine pairs" in lead
+    assert "the worst mask costs most: 80.0 % rejected instead of 30.0 %" in lead
+    assert "2,400 faces of 150 identities came from stylegan" in page
 
 
 def test_an_unsupported_rate_is_no_number(page: str) -> None:
@@ -288,3 +380,18 @@ def test_screenshot_is_not_blank(pipeline: Path, tmp_path: Path, width: int) -> 
         assert image.width == width
         strips = [image.crop((0, top, width, top + 800)) for top in range(0, 4000, 800)]
         assert all(len(strip.convert("L").getcolors()) > 20 for strip in strips)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_page_is_dark_where_the_reader_wants_it(pipeline: Path, tmp_path: Path) -> None:
+    address = (pipeline / "reports/index.html").as_uri()
+    ink = {}
+    for name, scheme in (("dark", 0), ("light", 1)):
+        shot = tmp_path / f"{name}.png"
+        wanted = f"--blink-settings=preferredColorScheme={scheme}"
+        chromium(
+            tmp_path / "profile", wanted, f"--screenshot={shot}", "--window-size=500,900", address
+        )
+        with Image.open(shot) as image:
+            ink[name] = image.convert("L").getpixel((4, 4))
+    assert ink["dark"] < 60 and ink["light"] > 200

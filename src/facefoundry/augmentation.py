@@ -7,7 +7,7 @@ on LFW by augmentation alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
@@ -15,9 +15,12 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations as A
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from facefoundry.alignment import TEMPLATE
 from facefoundry.images import Image
+
+Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
 
 def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
@@ -69,19 +72,9 @@ class SurgicalMask(A.ImageOnlyTransform):
 
     def apply(self, img: Image, **params: Any) -> Image:
         rng = self.random_generator
-        nose, left, right = TEMPLATE[2], TEMPLATE[3], TEMPLATE[4]
-        top = nose[1] - rng.uniform(0, 8)
-        outline = np.array(
-            [
-                (left[0] - 22, top + 2),
-                (nose[0], top - 5),
-                (right[0] + 22, top + 2),
-                (right[0] + 14, 104),
-                (nose[0], 112),
-                (left[0] - 14, 104),
-            ]
-        )
-        return _paint(img, [outline + rng.normal(0, 1.5, outline.shape)], rng)
+        outline = mask_outline(rng.uniform(0, 8))
+        outline = outline + rng.normal(0, 1.5, outline.shape)
+        return paint(img, [outline], rng.integers(0, 256, 3))
 
 
 class Sunglasses(A.ImageOnlyTransform):
@@ -89,19 +82,38 @@ class Sunglasses(A.ImageOnlyTransform):
 
     def apply(self, img: Image, **params: Any) -> Image:
         rng = self.random_generator
-        width, height = rng.uniform(13, 18), rng.uniform(8, 13)
-        circle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-        lens = np.stack([width * np.cos(circle), height * np.sin(circle)], axis=1)
-        (lx, ly), (rx, ry) = TEMPLATE[0], TEMPLATE[1]
-        bridge = np.array([(lx, ly - 2), (rx, ry - 2), (rx, ry + 1), (lx, ly + 1)])
-        return _paint(img, [lens + TEMPLATE[0], lens + TEMPLATE[1], bridge], rng, darkest=True)
+        outlines = sunglasses_outlines(rng.uniform(13, 18), rng.uniform(8, 13))
+        return paint(img, outlines, rng.integers(0, 50, 3))
 
 
-def _paint(
-    image: Image, outlines: list[Any], rng: np.random.Generator, darkest: bool = False
-) -> Image:
-    """Fill polygons (N, 2) in pixels with one random colour, dark where asked."""
-    colour = rng.integers(0, 50 if darkest else 256, 3).tolist()
+def mask_outline(height: float) -> Outline:
+    """A mask whose edge lies `height` pixels above the tip of the nose, on an aligned crop."""
+    nose, left, right = TEMPLATE[2], TEMPLATE[3], TEMPLATE[4]
+    top = nose[1] - height
+    return np.array(
+        [
+            (left[0] - 22, top + 2),
+            (nose[0], top - 5),
+            (right[0] + 22, top + 2),
+            (right[0] + 14, 104),
+            (nose[0], 112),
+            (left[0] - 14, 104),
+        ]
+    )
+
+
+def sunglasses_outlines(width: float, height: float) -> list[Outline]:
+    """Two lenses, `width` and `height` from the pupil to the rim in pixels, and a bridge."""
+    circle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    lens = np.stack([width * np.cos(circle), height * np.sin(circle)], axis=1)
+    (lx, ly), (rx, ry) = TEMPLATE[0], TEMPLATE[1]
+    bridge = np.array([(lx, ly - 2), (rx, ry - 2), (rx, ry + 1), (lx, ly + 1)])
+    return [lens + TEMPLATE[0], lens + TEMPLATE[1], bridge]
+
+
+def paint(image: Image, outlines: Sequence[Outline], colour: NDArray[np.integer[Any]]) -> Image:
+    """Fill polygons (N, 2) in pixels with one colour, RGB 0..255."""
     painted = image.copy()
-    cv2.fillPoly(painted, [np.round(line).astype(np.int32) for line in outlines], colour)
+    polygons = [np.round(line).astype(np.int32) for line in outlines]
+    cv2.fillPoly(painted, polygons, colour.tolist())
     return painted

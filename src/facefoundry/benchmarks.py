@@ -224,25 +224,36 @@ def embed_images(
 
     With `flip`, the embedding of an image is the sum of those of the image and of its mirror
     image, normalised (InsightFace's protocol). Shows its progress where it takes long.
-    Raises FoundryError where an embedding is not a number or is zero.
+    Raises FoundryError naming the first image whose embedding is not a number, is zero, or has
+    another dimension than those before it.
     """
-    parts = []
+    parts: list[Embeddings] = []
     starts = range(0, len(images), batch)
     for start in track(starts, title, unit="batches"):
         chunk = images[start : start + batch]
-        where = f"{title}: images {start} to {start + len(chunk) - 1}"
-        parts.append(unit_embeddings(embed, chunk, flip, where))
+        rows = unit_embeddings(embed, chunk, flip, title, start)
+        if parts and rows.shape[1] != parts[0].shape[1]:
+            raise FoundryError(
+                f"{title}: the embedding of image {start} has {rows.shape[1]} dimensions, those"
+                f" before it {parts[0].shape[1]}; export the model with one embedding size"
+            )
+        parts.append(rows)
     return np.concatenate(parts)
 
 
-def unit_embeddings(embed: Embed, images: Images, flip: bool, where: str) -> Embeddings:
-    """One batch of `embed_images`; `where` begins the message of the FoundryError."""
+def unit_embeddings(
+    embed: Embed, images: Images, flip: bool, title: str, first: int = 0
+) -> Embeddings:
+    """One batch of `embed_images`; `title` and the number of its `first` image are for the message
+    of the FoundryError."""
     total = embed(images)
     if flip:
         total = total + embed(np.ascontiguousarray(images[:, :, ::-1]))
     length = np.linalg.norm(total, axis=1, keepdims=True)
-    if not (np.isfinite(length) & (length > 0)).all():
+    wrong = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+    if len(wrong):
         raise FoundryError(
-            f"{where}: an embedding is zero or not a number; train or export the model again"
+            f"{title}: the embedding of image {first + wrong[0]} is zero or not a number;"
+            " train or export the model again"
         )
     return np.asarray(total / length, np.float32)

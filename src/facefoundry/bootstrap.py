@@ -33,7 +33,7 @@ def tar_intervals(
     draws = np.array(
         [
             [_weighted_tar(similarity, weight, genuine, impostor, fmr) for fmr in supported]
-            for weight in _weights(same, identities, np.random.default_rng(seed))
+            for weight in resampled_weights(same, identities, np.random.default_rng(seed))
         ]
     )
     tail = (1 - level) / 2
@@ -64,10 +64,10 @@ def _falling(similarity: Floats, chosen: Bools) -> NDArray[np.intp]:
     return rows[np.argsort(-similarity[rows], kind="stable")]
 
 
-def _weights(
+def resampled_weights(
     same: Bools, identities: Ints | None, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
-    """How often each pair (P,) counts, in each round."""
+    """How often each pair (P,) counts, in each of ROUNDS rounds."""
     for _ in range(ROUNDS):
         if identities is None:
             weight = np.zeros(len(same))

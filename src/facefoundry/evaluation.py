@@ -1,16 +1,20 @@
-"""Verification of embedders on held-out identities and on folder benchmarks, in one run."""
+"""Verification of embedders on held-out identities and on benchmarks, in one run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from facefoundry.annotations import NOTHING, Annotations, linked_identities, read_annotations
 from facefoundry.benchmarks import (
     Embed,
+    Embeddings,
     Images,
     Pairs,
     embed_images,
@@ -19,12 +23,18 @@ from facefoundry.benchmarks import (
     load_images,
     read_benchmark,
 )
-from facefoundry.images import contact_sheet, save_png
+from facefoundry.bin_benchmark import read_bin
+from facefoundry.bootstrap import accuracy_interval, tar_intervals
+from facefoundry.errors import FoundryError
+from facefoundry.fairness import fairness_metrics
+from facefoundry.identification import identification_metrics
 from facefoundry.references import REFERENCES, reference_embeddings
+from facefoundry.scores import Scores
 from facefoundry.verification import (
     Floats,
     confusion,
-    hardest_pairs,
+    fold_accuracies,
+    operating_point,
     pair_similarity,
     threshold_table,
     verification_metrics,
@@ -39,19 +49,61 @@ class PairSet:
     images: Images
     pairs: Pairs
     digest: str | None = None
+    annotations: Annotations = NOTHING
 
     def metrics(self, similarity: Floats) -> dict[str, Any]:
         return verification_metrics(similarity, self.pairs.same, self.pairs.fold)
 
+    def pair_identities(self) -> NDArray[np.int64]:
+        """(P, 2) the identity of each image of each pair; where nothing names them, those that
+        genuine pairs link."""
+        identity = self.annotations.identity
+        if identity is None:
+            identity = linked_identities(self.pairs.index, self.pairs.same, len(self.images))
+        return np.asarray(identity[self.pairs.index], np.int64)
 
-def held_out_set(name: str, images: Images, identities: Sequence[str], seed: int) -> PairSet:
-    return PairSet(name, images, held_out_pairs(identities, seed))
+    def scores(self, models: Mapping[str, Floats]) -> Scores:
+        """The similarities (P,) of each model, with what says which pairs they are of."""
+        digest = self.digest or sha256(self.images.tobytes() + self.pairs.index.tobytes())
+        return Scores(
+            models=dict(models),
+            same=self.pairs.same,
+            fold=self.pairs.fold,
+            identity=self.pair_identities(),
+            digest=digest if isinstance(digest, str) else digest.hexdigest(),
+        )
+
+
+def held_out_set(
+    name: str,
+    images: Images,
+    identities: Sequence[str],
+    seed: int,
+    annotations: Annotations = NOTHING,
+) -> PairSet:
+    return PairSet(name, images, held_out_pairs(identities, seed), annotations=annotations)
 
 
 def benchmark_sets(root: Path) -> list[PairSet]:
-    """Every benchmark under `root`; none where there is none. Raises FoundryError for a bad one."""
-    benchmarks = [read_benchmark(directory) for directory in find_benchmarks(root)]
-    return [PairSet(b.name, load_images(b), b.pairs, b.digest) for b in benchmarks]
+    """Every benchmark under `root`, folders and InsightFace's `.bin` files, by name; none where
+    there is none. Raises FoundryError for a bad one, or for two of one name."""
+    found = [_folder_set(directory) for directory in find_benchmarks(root)]
+    for path in sorted(root.glob("*.bin")):
+        images, pairs, digest = read_bin(path)
+        found.append(PairSet(path.stem, images, pairs, digest))
+    names = [pair_set.name for pair_set in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise FoundryError(f"{root}: two benchmarks are named {name}; rename one of them")
+    return sorted(found, key=lambda pair_set: pair_set.name)
+
+
+def _folder_set(directory: Path) -> PairSet:
+    benchmark = read_benchmark(directory)
+    names = [path.relative_to(directory).as_posix() for path in benchmark.paths]
+    annotations = read_annotations(directory, names)
+    images = load_images(benchmark)
+    return PairSet(benchmark.name, images, benchmark.pairs, benchmark.digest, annotations)
 
 
 def no_benchmark_note(root: Path) -> str:
@@ -61,10 +113,14 @@ def no_benchmark_note(root: Path) -> str:
     )
 
 
+def embed_set(embed: Embed, pair_set: PairSet, flip: bool = True) -> Embeddings:
+    """(N, D) L2-normalised embeddings of the set's images."""
+    return embed_images(embed, pair_set.images, flip, title=f"embedding {pair_set.name}")
+
+
 def similarities(embed: Embed, pair_set: PairSet, flip: bool = True) -> Floats:
     """Cosine (P,) of every pair of the set."""
-    embeddings = embed_images(embed, pair_set.images, flip, title=f"embedding {pair_set.name}")
-    return pair_similarity(embeddings, pair_set.pairs.index)
+    return pair_similarity(embed_set(embed, pair_set, flip), pair_set.pairs.index)
 
 
 def calibrate(embed: Embed, images: Images, identities: Sequence[str], seed: int) -> list[Any]:
@@ -74,44 +130,52 @@ def calibrate(embed: Embed, images: Images, identities: Sequence[str], seed: int
 
 
 def evaluate_set(
-    embed: Embed, pair_set: PairSet, thresholds: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """Metrics of the model and the references on one set, and every similarity for the plots.
+    embeddings: Embeddings, pair_set: PairSet, thresholds: Sequence[Mapping[str, Any]], seed: int
+) -> dict[str, Any]:
+    """Every measure of the model on one set, from its embeddings (N, D).
 
     thresholds: the model's own table; `at_threshold` says what each of its rows does here.
+    Groups are judged at its operating point. Identification needs to know who is on each image.
     """
-    similarity = similarities(embed, pair_set)
-    scores = {"model": similarity}
-    metrics = pair_set.metrics(similarity)
+    pairs, annotations = pair_set.pairs, pair_set.annotations
+    similarity = pair_similarity(embeddings, pairs.index)
+    metrics = pair_set.metrics(similarity) | intervals(similarity, pair_set, seed)
     metrics["at_threshold"] = {
-        f"fmr_{row['fmr']:.0e}": confusion(similarity, pair_set.pairs.same, row["threshold"])
+        f"fmr_{row['fmr']:.0e}": confusion(similarity, pairs.same, row["threshold"])
         for row in thresholds
         if row["threshold"] is not None
     }
-    for name in REFERENCES if pair_set.digest else ():
-        embeddings = reference_embeddings(name, pair_set.images, str(pair_set.digest))
-        scores[name] = pair_similarity(embeddings, pair_set.pairs.index)
-        metrics[name] = pair_set.metrics(scores[name])
-    return metrics, scores
+    if annotations.identity is not None:
+        metrics["identification"] = identification_metrics(embeddings, annotations.identity, seed)
+    point = operating_point(thresholds)
+    if point and annotations.groups:
+        metrics["fairness"] = {"threshold": point["threshold"]} | fairness_metrics(
+            similarity, pairs.same, pairs.index, annotations.groups, point["threshold"]
+        )
+    return metrics
 
 
-def write_scores(path: Path, sets: Sequence[tuple[PairSet, Mapping[str, Floats]]]) -> None:
-    """All similarities, as arrays `<set>/<model>`, `<set>/same` and `<set>/fold`."""
-    arrays: dict[str, Any] = {}
-    for pair_set, scores in sets:
-        arrays |= {f"{pair_set.name}/{name}": values for name, values in scores.items()}
-        arrays |= {
-            f"{pair_set.name}/same": pair_set.pairs.same,
-            f"{pair_set.name}/fold": pair_set.pairs.fold,
-        }
-    np.savez_compressed(path, **arrays)
+def intervals(similarity: Floats, pair_set: PairSet, seed: int) -> dict[str, Any]:
+    """`accuracy_interval` over folds and `rates`, TAR at each FMR, resampled by identity."""
+    pairs = pair_set.pairs
+    accuracies = fold_accuracies(similarity, pairs.same, pairs.fold)
+    low, high = accuracy_interval(accuracies, seed)
+    return {
+        "accuracy_interval": {"low": low, "high": high},
+        "rates": tar_intervals(similarity, pairs.same, seed, pair_set.pair_identities()),
+    }
 
 
-def write_hardest_pairs(path: Path, pair_set: PairSet, similarity: Floats, pairs: int = 8) -> None:
-    """A sheet of the worst genuine pairs (two rows, one face above the other) and of the worst
-    impostor pairs (two more rows)."""
-    rows = []
-    for chosen in hardest_pairs(similarity, pair_set.pairs.same, pairs):
-        for side in (0, 1):
-            rows.append([pair_set.images[i] for i in pair_set.pairs.index[chosen, side]])
-    save_png(contact_sheet(rows), path)
+def reference_scores(pair_set: PairSet, others: Mapping[str, Embed]) -> dict[str, Floats]:
+    """Similarities (P,) by each reference and by `others`, the embedders that the user names."""
+    embeddings = {
+        name: reference_embeddings(name, pair_set.images, str(pair_set.digest))
+        for name in (REFERENCES if pair_set.digest else ())
+    }
+    embeddings |= {
+        name: embed_images(embed, pair_set.images, flip=False, title=f"{name} on {pair_set.name}")
+        for name, embed in others.items()
+    }
+    return {
+        name: pair_similarity(found, pair_set.pairs.index) for name, found in embeddings.items()
+    }

@@ -12,18 +12,24 @@ from facefoundry.licences import FIELDS
 def model_card(spec: Mapping[str, Any], parameters: int, weight_bytes: int) -> str:
     """The card of a model from the fields of its `ModelSpec`, as a dict."""
     sections = [
-        _front_matter(spec),
+        front_matter(FRONT_MATTER, spec["licences"]),
         f"# {spec['architecture']}, {spec['embedding_size']} dimensions",
         "Maps an aligned face to an embedding; the cosine of two embeddings is their similarity.",
         f"## Model\n\n{_model(spec, parameters, weight_bytes)}",
         f"## Thresholds\n\n{_thresholds(spec['thresholds'])}",
         f"## Provenance\n\n{_provenance(spec['provenance'])}",
-        f"## Licence chain\n\n{_licences(spec['licences'])}",
+        f"## Licence chain\n\n{licence_table(spec['licences'])}",
         f"## Use and limits\n\n{LIMITS}",
         f"## How to load\n\n{LOAD}",
     ]
     return "\n\n".join(sections) + "\n"
 
+
+FRONT_MATTER = {
+    "library_name": "facefoundry",
+    "pipeline_tag": "image-feature-extraction",
+    "tags": "[face-recognition, face-verification, synthetic-data]",
+}
 
 LIMITS = (
     "Thresholds given here were set on held-out synthetic identities: calibrate them again on pairs"
@@ -41,14 +47,13 @@ backbone, spec = load_model(Path("path/to/this/directory"))
 ```"""
 
 
-def _front_matter(spec: Mapping[str, Any]) -> str:
-    licences = [str(row.get("licence", "unknown")) for row in spec["licences"]]
+def front_matter(fields: Mapping[str, str], chain: Sequence[Mapping[str, Any]]) -> str:
+    """YAML that Hugging Face reads: `fields` as they stand, then the licences of the chain."""
+    licences = [str(row.get("licence", "unknown")) for row in chain]
     return "\n".join(
         [
             "---",
-            "library_name: facefoundry",
-            "pipeline_tag: image-feature-extraction",
-            "tags: [face-recognition, face-verification, synthetic-data]",
+            *(f"{name}: {value}" for name, value in fields.items()),
             "license: other",
             f"license_name: {json.dumps(' + '.join(dict.fromkeys(licences)) or 'unknown')}",
             "---",
@@ -86,9 +91,9 @@ def _provenance(values: Mapping[str, Any]) -> str:
     )
 
 
-def _licences(rows: Sequence[Mapping[str, Any]]) -> str:
+def licence_table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
-        return "Not recorded: settle it before these weights are passed on."
+        return "Not recorded: settle it before this is passed on."
     return table(FIELDS, [[row.get(name, "") for name in FIELDS] for row in rows])
 
 

@@ -61,6 +61,10 @@ def evaluated_sets(results: Mapping[str, Metrics]) -> dict[str, Metrics]:
     return dict(sorted(sets.items(), key=lambda item: (item[0] == SYNTHETIC, item[0])))
 
 
+def set_title(name: str) -> str:
+    return "Held-out synthetic identities" if name == SYNTHETIC else f"Benchmark {name}"
+
+
 def dataset_size(results: Mapping[str, Metrics]) -> tuple[int | None, int | None]:
     """(identities, images) that went into the split: after curation where that has run."""
     for name in ("align", "curate", "synthesize"):

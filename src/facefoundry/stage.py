@@ -11,11 +11,9 @@ import functools
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from facefoundry.cost import Meter
 from facefoundry.errors import FoundryError
 from facefoundry.params import check_params, knob
 
@@ -93,13 +92,9 @@ def _tracked(name: str, function: StageFunction, cfg: DictConfig, out: Path) -> 
     """Run the stage inside its MLflow run and write metrics.json."""
     out.mkdir(parents=True, exist_ok=True)
     with _mlflow_run(name, cfg) as mlflow:
-        started, cpu = time.monotonic(), _cpu_seconds()
+        meter = Meter()
         metrics = dict(function(cfg, out))
-        metrics["cost"] = {
-            "seconds": round(time.monotonic() - started, 2),
-            "cpu_seconds": round(_cpu_seconds() - cpu, 2),
-            "peak_memory_mb": round(_peak_memory_mb(), 1),
-        }
+        metrics["cost"] = meter.spent()
         text = json.dumps(metrics, indent=2, allow_nan=False)
         (out / "metrics.json").write_text(text + "\n")
         numbers = {k: v for k, v in _flatten(metrics).items() if isinstance(v, int | float)}
@@ -107,8 +102,29 @@ def _tracked(name: str, function: StageFunction, cfg: DictConfig, out: Path) -> 
     return metrics
 
 
-@contextmanager
-def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
+def log_comparison(base: str, found: Mapping[str, Sequence[Any]]) -> None:
+    """Log `compare.Difference`s from the run `base` to MLflow, a run of its own for each."""
+    mlflow = _mlflow()
+    mlflow.set_experiment(EXPERIMENT)
+    for run, differences in found.items():
+        with mlflow.start_run(run_name=f"{run} against {base}"):
+            mlflow.set_tags({f"{d.pair_set}.{d.measure}": d.verdict for d in differences})
+            mlflow.log_params({"base": base, "run": run})
+            mlflow.log_metrics(
+                {
+                    f"{d.pair_set}.{d.measure}.{name}": value
+                    for d in differences
+                    for name, value in (
+                        ("difference", d.other - d.base),
+                        ("low", d.low),
+                        ("high", d.high),
+                    )
+                }
+            )
+
+
+def _mlflow() -> Any:
+    """MLflow, made to keep its runs where the pipeline does."""
     # a run id left in the environment would win over the parent asked for below
     os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -116,6 +132,12 @@ def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
     import mlflow
 
+    return mlflow
+
+
+@contextmanager
+def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
+    mlflow = _mlflow()
     LOCK.parent.mkdir(exist_ok=True)
     with FileLock(LOCK):  # jobs of a parallel sweep race to make the database and the parent
         experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
@@ -179,14 +201,3 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _metric_key(key: str) -> str:
     """MLflow allows letters, digits and _-./ and space."""
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
-
-
-def _cpu_seconds() -> float:
-    usage = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(u.ru_utime + u.ru_stime for u in usage)
-
-
-def _peak_memory_mb() -> float:
-    """Of this process and of its largest worker, added up: an upper bound for one worker."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (own + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024

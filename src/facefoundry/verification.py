@@ -13,6 +13,7 @@ InsightFace's `verification.py` does. The reference embedders are measured witho
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ Ints = NDArray[np.integer[Any]]
 
 FMR_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HEADLINE_RATES = (1e-2, 1e-3)
+PREFERRED_FMR = 1e-3
 
 # InsightFace's grid: squared L2 distances of unit vectors, 0 to 4 by 0.01.
 DISTANCES = np.arange(0, 4, 0.01)
@@ -60,14 +62,31 @@ def fold_accuracies(similarity: Floats, same: Bools, fold: Ints) -> NDArray[np.f
     of several equally good thresholds is taken. Pairs of a negative `fold` take no part.
     Raises FoundryError with fewer than two folds.
     """
+    right = fold_correct(similarity, same, fold)
+    return np.array([right[fold == name].mean() for name in np.unique(fold[fold >= 0])])
+
+
+def fold_thresholds(similarity: Floats, same: Bools, fold: Ints) -> dict[int, float]:
+    """Each fold's squared-distance threshold: the first that is best on all the other folds."""
     names = np.unique(fold[fold >= 0])
     if len(names) < 2:
         raise FoundryError("k-fold accuracy needs at least two folds; number the pairs' folds")
-    distance = 2.0 - 2.0 * similarity.astype(np.float64)
+    distance = _squared_distance(similarity)
     correct = np.stack([_correct(distance[fold == name], same[fold == name]) for name in names])
-    size = np.array([(fold == name).sum() for name in names])
     best = np.argmax(correct.sum(axis=0) - correct, axis=1)  # over the other folds
-    return np.asarray(correct[np.arange(len(names)), best] / size)
+    return dict(zip(names.tolist(), DISTANCES[best].tolist(), strict=True))
+
+
+def fold_correct(similarity: Floats, same: Bools, fold: Ints) -> Bools:
+    """(P,) whether each pair is judged rightly at its fold's threshold; false without a fold."""
+    chosen = fold_thresholds(similarity, same, fold)
+    threshold = np.array([chosen.get(name, np.nan) for name in fold.tolist()])
+    accepted = _squared_distance(similarity) < threshold
+    return (accepted == same) & np.isfinite(threshold)
+
+
+def _squared_distance(similarity: Floats) -> NDArray[np.float64]:
+    return 2.0 - 2.0 * similarity.astype(np.float64)
 
 
 def _correct(distance: Floats, same: Bools) -> NDArray[np.int64]:
@@ -77,13 +96,16 @@ def _correct(distance: Floats, same: Bools) -> NDArray[np.int64]:
     return accepted_genuine + (~same).sum() - accepted_impostor
 
 
-def roc(similarity: Floats, same: Bools) -> Roc:
-    """Every operating point that the scores can reach. Raises FoundryError unless there are both
-    genuine and impostor pairs with finite scores."""
+def roc(similarity: Floats, same: Bools, weight: Floats | None = None) -> Roc:
+    """Every operating point that the scores can reach; a pair counts `weight` (P,) times, or once.
+    Raises FoundryError unless there are both genuine and impostor pairs with finite scores."""
     check_scores(similarity, same)
+    weight = np.ones(len(same)) if weight is None else weight
     threshold, inverse = np.unique(-similarity.astype(np.float64), return_inverse=True)
-    genuine = np.cumsum(np.bincount(inverse[same], minlength=len(threshold)))
-    impostor = np.cumsum(np.bincount(inverse[~same], minlength=len(threshold)))
+    genuine, impostor = (
+        np.cumsum(np.bincount(inverse[kind], weight[kind], minlength=len(threshold)))
+        for kind in (same, ~same)
+    )
     return Roc(
         threshold=np.concatenate([[np.inf], -threshold]),
         fmr=np.concatenate([[0.0], impostor / impostor[-1]]),
@@ -163,6 +185,15 @@ def threshold_table(
             }
         )
     return table
+
+
+def operating_point(
+    table: Sequence[Mapping[str, Any]], fmr: float = PREFERRED_FMR
+) -> Mapping[str, Any] | None:
+    """The row of a threshold table to judge by: `fmr`, or the strictest rate above it that the
+    calibration pairs could support; None where there is none."""
+    known = [row for row in table if row["threshold"] is not None and row["fmr"] >= fmr]
+    return min(known, key=lambda row: row["fmr"], default=None)
 
 
 def confusion(similarity: Floats, same: Bools, threshold: float) -> dict[str, float]:

@@ -33,8 +33,28 @@ def faces(sources: Sources) -> Html:
     # the aligned faces say most; the sheet as made stands beside them where there is one
     shown = [*sheets[:1], *sheets[-1:]] if len(sheets) > 1 else sheets
     return section(
-        "faces", "Faces by identity", *(shown or [not_run("synthesize")]), _split(sources)
+        "faces",
+        "Faces by identity",
+        tag("p", _said(sources)),
+        *(shown or [not_run("synthesize")]),
+        _split(sources),
     )
+
+
+def _said(sources: Sources) -> str:
+    made, kept = sources.metrics.get("synthesize"), sources.metrics.get("curate")
+    if made is None:
+        return "No faces have been made yet."
+    generators = ", ".join(pick(made, "generators") or ["the generator"])
+    start = (
+        f"{made['images']:,} faces of {made['identities']:,} identities came from {generators};"
+        " no photograph is among them"
+    )
+    if "import" in (pick(made, "generators") or []):
+        start = f"{made['images']:,} faces of {made['identities']:,} identities came from a folder"
+    if kept is None:
+        return f"{start}; they have not been curated yet."
+    return f"{start}; {kept['images']:,} of {kept['identities']:,} identities passed curation."
 
 
 def _split(sources: Sources) -> Html:

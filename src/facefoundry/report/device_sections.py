@@ -22,6 +22,7 @@ from facefoundry.results import (
     size,
 )
 
+PER_IMAGE = ("synthesize", "curate", "align")
 # each: name, licence, note; where model.json names no chain of its own
 COMMANDS = """make repro                                # environment, all stages, summary
 .venv/bin/dvc repro                       # only what changed
@@ -118,21 +119,40 @@ def cost(sources: Sources) -> Html:
         return section(
             "cost", "What it cost", tag("p", "Not run: no stage has left its cost.", "absent")
         )
-    rows = [_cost_row(name, pick(sources.metrics.get(name), "cost")) for name in STAGES]
-    rows.append(("all", duration(sum(seconds.values())), "", ""))
+    rows = [_cost_row(name, sources.metrics.get(name)) for name in STAGES]
+    rows.append(("all", duration(sum(seconds.values())), "", "", "", ""))
     return section(
         "cost",
         "What it cost",
         figure(figures.bars(seconds, "seconds", "cost"), "Wall-clock seconds by stage."),
-        table(("stage", "wall time", "CPU time", "peak memory"), rows),
+        table(("stage", "wall time", "CPU time", "images/s", "peak memory", "energy"), rows),
+        tag(
+            "p",
+            "Images per second of the stages that make or sift images. Energy is that of the whole"
+            " processor, where the machine lets it be read; GPU memory stands beside where a GPU"
+            " was used.",
+            "note",
+        ),
     )
 
 
-def _cost_row(name: str, spent: Metrics | None) -> tuple[str, str, str, str]:
+def _cost_row(name: str, metrics: Metrics | None) -> tuple[str, ...]:
+    spent = pick(metrics, "cost")
     if spent is None:
-        return name, "not run", "", ""
+        return name, "not run", "", "", "", ""
+    images, seconds = pick(metrics, "images"), spent["seconds"]
     memory = f"{pick(spent, 'peak_memory_mb') or 0:,.0f} MB"
-    return name, duration(spent["seconds"]), duration(pick(spent, "cpu_seconds") or 0), memory
+    if (gpu := pick(spent, "gpu_peak_memory_mb")) is not None:
+        memory += f", GPU {gpu:,.0f} MB"
+    joules = pick(spent, "energy_joules")
+    return (
+        name,
+        duration(seconds),
+        duration(pick(spent, "cpu_seconds") or 0),
+        f"{images / seconds:,.1f}" if name in PER_IMAGE and images and seconds else "-",
+        memory,
+        "not readable" if joules is None else f"{joules / 3600:,.2f} Wh",
+    )
 
 
 def provenance(sources: Sources) -> Html:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from facefoundry.report.html import Html
-from facefoundry.report.sources import Scores
+from facefoundry.scores import Scores
 from facefoundry.verification import roc
 
 INK, FAINT = "#010203", "#010204"
@@ -60,31 +60,31 @@ STYLE: dict[Any, Any] = {
 def curve(points: Sequence[dict[str, float]], name: str, title: str) -> Html:
     """One value of a training run over its steps."""
     known = [(point["step"], point[name]) for point in points if point.get(name) is not None]
-    figure, axes = _axes("step", "")
+    figure, axes = new_axes("step", "")
     steps, values = zip(*known, strict=True)
     axes.plot(steps, values, color=MODEL, marker="o" if len(steps) < 12 else "", markersize=3.5)
     axes.set_title(title, loc="left", fontsize=10)
-    return _svg(figure, f"curve {title}")
+    return as_svg(figure, f"curve {title}")
 
 
 @mpl.rc_context(STYLE)
 def roc_curve(scores: Scores, name: str) -> Html:
     """TAR over FMR, FMR on a log scale down to one impostor pair."""
-    figure, axes = _axes("FMR (impostor pairs accepted)", "TAR (genuine pairs accepted)")
+    figure, axes = new_axes("FMR (impostor pairs accepted)", "TAR (genuine pairs accepted)")
     for model, similarity in scores.models.items():
         label, colour, line = SERIES.get(model, (model, INK, "-."))
         points = roc(similarity, scores.same)
         axes.plot(points.fmr, points.tar, line, color=colour, label=label, drawstyle="steps-post")
     axes.set_xscale("log")
     axes.set(xlim=(1 / (~scores.same).sum(), 1), ylim=(0, 1.02))
-    _legend_above(axes)
-    return _svg(figure, f"roc {name}")
+    legend_above(axes)
+    return as_svg(figure, f"roc {name}")
 
 
 @mpl.rc_context(STYLE)
 def det_curve(scores: Scores, name: str) -> Html:
     """FNMR over FMR, both on a log scale: lower and further left is better."""
-    figure, axes = _axes("FMR (impostor pairs accepted)", "FNMR (genuine pairs rejected)")
+    figure, axes = new_axes("FMR (impostor pairs accepted)", "FNMR (genuine pairs rejected)")
     for model, similarity in scores.models.items():
         label, colour, line = SERIES.get(model, (model, INK, "-."))
         points = roc(similarity, scores.same)
@@ -94,14 +94,14 @@ def det_curve(scores: Scores, name: str) -> Html:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set(xlim=(floor_x, 1), ylim=(floor_y, 1.1))
-    _legend_above(axes)
-    return _svg(figure, f"det {name}")
+    legend_above(axes)
+    return as_svg(figure, f"det {name}")
 
 
 @mpl.rc_context(STYLE)
 def histogram(scores: Scores, threshold: float | None, name: str) -> Html:
     """How similar the model finds genuine and impostor pairs."""
-    figure, axes = _axes("similarity (cosine)", "share of pairs, %")
+    figure, axes = new_axes("similarity (cosine)", "share of pairs, %")
     similarity = scores.models["model"]
     edges = np.linspace(min(-0.2, float(similarity.min())), 1, 61).tolist()
     for chosen, label, colour in (
@@ -123,23 +123,23 @@ def histogram(scores: Scores, threshold: float | None, name: str) -> Html:
     if threshold is not None:
         axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--", label="threshold")
     axes.legend(loc="upper right")
-    return _svg(figure, f"histogram {name}")
+    return as_svg(figure, f"histogram {name}")
 
 
 @mpl.rc_context(STYLE)
 def bars(values: dict[str, float], unit: str, title: str) -> Html:
     """Horizontal bars, the first on top."""
-    figure, axes = _axes(unit, "", height=0.7 + 0.3 * len(values))
+    figure, axes = new_axes(unit, "", height=0.7 + 0.3 * len(values))
     names = list(values)[::-1]
     numbers: NDArray[np.float64] = np.array([values[name] for name in names], float)
     drawn = axes.barh(names, numbers, color=MODEL, height=0.62)
     axes.bar_label(drawn, [f"{number:,.4g}" for number in numbers], padding=3, fontsize=8.5)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.16)
-    return _svg(figure, f"bars {title}")
+    return as_svg(figure, f"bars {title}")
 
 
-def _axes(x_label: str, y_label: str, height: float = 3.0) -> tuple[Figure, Axes]:
+def new_axes(x_label: str, y_label: str, height: float = 3.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.2, height), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x_label, ylabel=y_label)
@@ -147,11 +147,11 @@ def _axes(x_label: str, y_label: str, height: float = 3.0) -> tuple[Figure, Axes
     return figure, axes
 
 
-def _legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, handlelength=1.8, fontsize=9)
 
 
-def _svg(figure: Figure, name: str) -> Html:
+def as_svg(figure: Figure, name: str) -> Html:
     """The figure as an <svg> element; `name` makes its inner ids unique and the same each time."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):

@@ -20,8 +20,9 @@ from facefoundry.report.html import (
     table,
     tag,
 )
-from facefoundry.report.sources import Scores, Sources
-from facefoundry.results import SYNTHETIC, Metrics, evaluated_sets, percent, pick
+from facefoundry.report.sources import Sources
+from facefoundry.results import Metrics, evaluated_sets, percent, pick, set_title
+from facefoundry.scores import Scores
 from facefoundry.verification import confusion, pairs_needed, roc
 
 SLIDER_POINTS = 160
@@ -49,7 +50,7 @@ def verification(sources: Sources) -> Html:
     if note:
         content.append(tag("p", note, "absent"))
     for name, row in sets.items():
-        content += [tag("h3", _title(name)), _accuracy_table(row)]
+        content += [tag("h3", set_title(name)), _accuracy_table(row), _rates_table(row)]
         if name in sources.scores:
             content.append(_set_figures(sources, name))
     if not sets:
@@ -67,13 +68,11 @@ PROTOCOL = (
 )
 
 
-def _title(name: str) -> str:
-    return "Held-out synthetic identities" if name == SYNTHETIC else f"Benchmark {name}"
-
-
 def _accuracy_table(row: Metrics) -> Html:
     models = {"this model": row} | {
-        label: row[key] for key, label in MODEL_LABELS.items() if key in row
+        MODEL_LABELS.get(key, key): values
+        for key, values in row.items()
+        if pick(values, "accuracy") is not None
     }
     rows = [
         (
@@ -88,6 +87,23 @@ def _accuracy_table(row: Metrics) -> Html:
     ]
     names = ("", "accuracy", "EER", "AUC", "TAR at FMR 1e-2", "TAR at FMR 1e-3")
     return table(names, rows)
+
+
+def _rates_table(row: Metrics) -> Html:
+    """TAR and FNMR of the model at every FMR, with intervals; nothing for a run without them."""
+    rows = [
+        (f"{r['fmr']:g}", f"needs {r['needs_pairs']:,} impostor pairs", "", "")
+        if r["tar"] is None
+        else (
+            f"{r['fmr']:g}",
+            percent(r["tar"]),
+            percent(1 - r["tar"]),
+            f"{percent(r['low'])} to {percent(r['high'])}",
+        )
+        for r in row.get("rates", ())
+    ]
+    names = ("FMR", "TAR", "FNMR", "TAR, 95 % interval")
+    return table(names, rows) if rows else Html()
 
 
 def _rate(values: Metrics, fmr: float) -> str:
@@ -134,7 +150,8 @@ def decisions(sources: Sources) -> Html:
 def _matrix_and_slider(scores: Scores, point: Metrics, name: str) -> list[str]:
     counts = confusion(scores.models["model"], scores.same, point["threshold"])
     lead = (
-        f"{_title(name)}, at similarity {point['threshold']:.3f} (meant for FMR {point['fmr']:g};"
+        f"{set_title(name)}, at similarity {point['threshold']:.3f} (meant for FMR"
+        f" {point['fmr']:g};"
         f" here {percent(counts['false_accept'] / max((~scores.same).sum(), 1))} of impostor pairs"
         " pass): precision"
         f" {percent(counts['precision'], 1)}, recall {percent(counts['recall'], 1)}, F1"

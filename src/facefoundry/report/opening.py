@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from facefoundry.fairness import MIN_PAIRS
 from facefoundry.report.html import Html, join, tag, text
 from facefoundry.report.sources import Sources
 from facefoundry.results import (
     dataset_size,
     duration,
+    evaluated_sets,
     milliseconds,
     percent,
     percent_with_deviation,
@@ -17,7 +19,7 @@ from facefoundry.results import (
 
 
 def opening(sources: Sources) -> Html:
-    sentences = (faces, accuracy, threshold, student, cost)
+    sentences = (accuracy, threshold, limits, student, cost)
     lead = join(tag("li", sentence(sources)) for sentence in sentences)
     return join([Html(f'<ul class="lead">{lead}</ul>'), numbers(sources)])
 
@@ -37,22 +39,6 @@ def numbers(sources: Sources) -> Html:
     ]
     cells = join(Html(f"<div><b>{text(v)}</b><span>{text(k)}</span></div>") for v, k in tiles)
     return Html(f'<div class="numbers">{cells}</div>')
-
-
-def faces(sources: Sources) -> str:
-    made, kept = sources.metrics.get("synthesize"), sources.metrics.get("curate")
-    if made is None:
-        return "No faces have been made yet."
-    generators = ", ".join(pick(made, "generators") or ["the generator"])
-    start = (
-        f"{made['images']:,} faces of {made['identities']:,} identities came from {generators};"
-        " no photograph is among them"
-    )
-    if "import" in (pick(made, "generators") or []):
-        start = f"{made['images']:,} faces of {made['identities']:,} identities came from a folder"
-    if kept is None:
-        return f"{start}; they have not been curated yet."
-    return f"{start}; {kept['images']:,} of {kept['identities']:,} identities passed curation."
 
 
 def accuracy(sources: Sources) -> str:
@@ -78,6 +64,41 @@ def threshold(sources: Sources) -> str:
         f"At similarity {point['threshold']:.3f}, set on held-out synthetic identities for one"
         f" false match in {round(1 / point['fmr']):,} impostor pairs, it accepts"
         f" {percent(point['tar'], 1)} of their genuine pairs."
+    )
+
+
+def limits(sources: Sources) -> str:
+    """Whom it fails most, and what a bad image does to it."""
+    parts = [part for part in (_worst_group(sources), _worst_image(sources)) if part]
+    return f"{'; '.join(parts)}." if parts else "For whom and where it fails has not been measured."
+
+
+def _worst_group(sources: Sources) -> str | None:
+    evaluated = sources.metrics.get("evaluate")
+    groups = [
+        (row["fnmr"]["rate"], row["group"], attribute, row["genuine_pairs"])
+        for name in evaluated_sets(sources.metrics)
+        for attribute, found in (pick(evaluated, name, "fairness") or {}).items()
+        if attribute != "threshold"
+        for row in found["groups"]
+        if row["genuine_pairs"] >= MIN_PAIRS
+    ]
+    if not groups:
+        return None
+    rate, group, attribute, pairs = max(groups)
+    share = f"{percent(rate, 1)} of {pairs:,} genuine pairs"
+    return f"At its threshold it rejects most often where {attribute} is {group}: {share}"
+
+
+def _worst_image(sources: Sources) -> str | None:
+    found = pick(sources.metrics.get("evaluate"), "robustness")
+    if found is None or found["clean"]["fnmr"] is None:
+        return None
+    hardest = {name: factor["levels"][-1]["fnmr"] for name, factor in found["factors"].items()}
+    name = max(hardest, key=lambda factor: hardest[factor])
+    return (
+        f"of all bad images, the worst {name} costs most:"
+        f" {percent(hardest[name], 1)} rejected instead of {percent(found['clean']['fnmr'], 1)}"
     )
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from facefoundry import __version__
-from facefoundry.report import data_sections, device_sections, model_sections
+from facefoundry.report import data_sections, device_sections, model_sections, trust_sections
 from facefoundry.report.html import Html, join
 from facefoundry.report.opening import opening
 from facefoundry.report.sources import Sources, read_sources
@@ -20,7 +20,13 @@ NAVIGATION = {
     "training": "Training",
     "verification": "Verification",
     "decisions": "Decisions",
+    "identification": "Galleries",
+    "groups": "Groups",
+    "robustness": "Bad images",
+    "strangers": "No faces",
+    "probability": "Probability",
     "hardest": "Hardest pairs",
+    "neighbours": "Neighbours",
     "sizes": "Size and speed",
     "tensorrt": "TensorRT",
     "cost": "Cost",
@@ -51,7 +57,13 @@ def render(sources: Sources) -> str:
             model_sections.training(sources),
             model_sections.verification(sources),
             model_sections.decisions(sources),
+            trust_sections.identification(sources),
+            trust_sections.groups(sources),
+            trust_sections.robustness(sources),
+            trust_sections.strangers(sources),
+            trust_sections.probability(sources),
             model_sections.hardest(sources),
+            trust_sections.neighbourhood(sources),
             device_sections.sizes(sources),
             device_sections.tensorrt(sources),
             device_sections.cost(sources),

@@ -53,7 +53,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem;
 th, td { padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 td { white-space: nowrap; } .prose td { white-space: normal; min-width: 5.5em; }
-.scroll + .grid { margin-top: 18px; }
+.scroll + .grid, .scroll + .scroll { margin-top: 18px; }
 thead th { color: var(--soft); font-weight: 550; font-size: .84rem; }
 tbody th { font-weight: 550; }
 tbody tr:last-child > * { border-bottom: 0; }
