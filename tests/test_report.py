@@ -23,7 +23,7 @@ from facefoundry.results import STAGES
 CHROMIUM = shutil.which("chromium")
 ANCHORS = (
     "faces dropped training verification decisions identification groups robustness strangers"
-    " probability hardest neighbours sizes tensorrt cost provenance reproduce"
+    " probability hardest neighbours leak sizes tensorrt cost provenance reproduce"
 )
 
 
@@ -116,6 +116,7 @@ def toy_judgement(row: dict) -> dict:
             "reliability": {"bins": bins, "expected_calibration_error": 0.1, "brier": 0.15},
         },
         "probability": {"slope": 12.5, "intercept": -5.25},
+        "leak": {"lfw": toy_leak()},
         "robustness": {
             "set": "synthetic",
             "pairs": 160,
@@ -129,6 +130,13 @@ def toy_judgement(row: dict) -> dict:
             "not_run": ["rendered heads: not run (no wheel)"],
         },
     }
+
+
+def toy_leak() -> dict:
+    nearest = {"p50": 0.31, "p99": 0.4, "p100": 0.52}
+    row = {"samples": 400, "references": 7701, "threshold": 0.3, "strangers_alike": 0.01}
+    row |= {"samples_alike": 0.012, "ratio": 1.2, "near_copies": 0.0, "passed": True}
+    return row | {"samples_nearest": nearest, "strangers_nearest": nearest | {"p100": 0.61}}
 
 
 def toy_model() -> dict:
@@ -250,6 +258,8 @@ def test_the_limits_stand_in_words_and_numbers(page: str) -> None:
         "1 / (1 + exp(-(12.5 * similarity -5.25)))",
         "61.00 % to 79.00 %",
         "needs 300,000 impostor pairs",
+        "1.20 % (1.20 times)",
+        "0.310, 0.610",
         "<title>identity 1</title>",
     ):
         assert said in page, said

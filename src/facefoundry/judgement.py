@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from facefoundry import manifest
 from facefoundry.annotations import Annotations, as_groups
-from facefoundry.benchmarks import Embed, Embeddings, Images
+from facefoundry.benchmarks import Embed, Embeddings, Images, embed_images
 from facefoundry.data import labels_of, read_split
+from facefoundry.errors import FoundryError
 from facefoundry.evaluation import (
     PairSet,
     benchmark_sets,
@@ -26,10 +27,13 @@ from facefoundry.evaluation import (
 )
 from facefoundry.exhibits import write_embedding_map, write_hardest_pairs, write_neighbours
 from facefoundry.fairness import numeric_groups
+from facefoundry.images import contact_sheet, save_png
+from facefoundry.leak_audit import audit, closest
 from facefoundry.model_dir import load_model
 from facefoundry.named_references import named_references
 from facefoundry.out_of_distribution import out_of_distribution_metrics, rejection_limit
 from facefoundry.probability import Curve, fit_curve, reliability
+from facefoundry.references import reference_embeddings, sface
 from facefoundry.results import SYNTHETIC
 from facefoundry.robustness import robustness_metrics, sample_pairs
 from facefoundry.scores import FILE, Scores, write_scores
@@ -82,12 +86,39 @@ def evaluate(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
             write_embedding_map(out, embeddings, identity_numbers(synthetic), judge.seed)
             write_neighbours(out, synthetic.images, embeddings, identity_numbers(synthetic))
     write_scores(out / FILE, scores)
+    results["leak"] = leaks(benchmarks, options, out)
     hardest = [synthetic, *benchmarks][-1]
     write_hardest_pairs(out / "pairs.png", hardest, scores[hardest.name].models["model"])
     if not benchmarks:
         results["benchmarks_note"] = no_benchmark_note(root)
         print(results["benchmarks_note"])
     return results | stress(judge, hardest, synthetic, faces, options)
+
+
+def leaks(benchmarks: Sequence[PairSet], options: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The leak audit of the training faces against each benchmark, with a sheet of the nearest.
+
+    Raises FoundryError where a set does not pass and `leak.gate` is `stop`.
+    """
+    limits = options["leak"]
+    crops, _, _ = read_split(Path(options["faces"]), "train")
+    order = np.random.default_rng(options["seed"]).permutation(len(crops))
+    samples = crops[np.sort(order[: limits["samples"]])]
+    found: dict[str, Any] = {}
+    for pair_set in benchmarks:
+        embeddings = embed_images(sface(), samples, flip=False, title="leak audit")
+        references = reference_embeddings("sface", pair_set.images, str(pair_set.digest))
+        args = (limits["fmr"], limits)
+        found[pair_set.name], near = audit(embeddings, references, pair_set.pairs, *args)
+        pairs = closest(near, 10)
+        rows = [[samples[i] for i, _ in pairs], [pair_set.images[i] for _, i in pairs]]
+        save_png(contact_sheet(rows), out / f"leak-{pair_set.name}.png")
+        if limits["gate"] == "stop" and not found[pair_set.name]["passed"]:
+            raise FoundryError(
+                f"leak audit: synthetic faces are too near to those of {pair_set.name}; look at"
+                f" {out / f'leak-{pair_set.name}.png'}, or set leak.gate to report"
+            )
+    return found
 
 
 def make_judge(options: Mapping[str, Any], val: PairSet) -> Judge:

@@ -13,7 +13,15 @@ import typer
 
 from facefoundry.errors import FoundryError
 
-SUBJECTS: tuple[str, ...] = ("artefacts", "data", "deploy", "evaluation", "faces", "models", "service")
+SUBJECTS: tuple[str, ...] = (
+    "artefacts",
+    "data",
+    "deploy",
+    "evaluation",
+    "faces",
+    "models",
+    "service",
+)
 
 
 def build_app() -> typer.Typer:

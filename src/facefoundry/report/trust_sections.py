@@ -205,6 +205,39 @@ def neighbourhood(sources: Sources) -> Html:
     return section("neighbours", "What looks alike to it", *(content or [not_run("evaluate")]))
 
 
+def leak(sources: Sources) -> Html:
+    found = pick(sources.metrics.get("evaluate"), "leak")
+    title = "Do real faces come back?"
+    if not found:
+        absent = "Not run: the audit needs a benchmark of real faces to compare with."
+        return section("leak", title, tag("p", absent, "absent"))
+    content = [part for name, row in found.items() for part in _leak(sources, name, row)]
+    note = (
+        "By SFace, which measures here and saw other people's photographs in its own training."
+        " Strangers alike is the share of a benchmark's impostor pairs above the threshold; samples"
+        " alike is that of training faces beside its photographs. A near copy is as close to a"
+        " photograph as two photographs of one person usually are."
+    )
+    return section("leak", title, *content, tag("p", note, "note"))
+
+
+def _leak(sources: Sources, name: str, row: Metrics) -> list[str]:
+    cells = [
+        ("strangers alike", percent(row["strangers_alike"])),
+        ("samples alike", f"{percent(row['samples_alike'])} ({row['ratio']:.2f} times)"),
+        ("near copies", f"{percent(row['near_copies'])} of {row['samples']:,} samples"),
+        ("nearest, median and highest", "{p50:.3f}, {p100:.3f}".format(**row["samples_nearest"])),
+        ("of real strangers", "{p50:.3f}, {p100:.3f}".format(**row["strangers_nearest"])),
+        ("passed", "yes" if row["passed"] else "no"),
+    ]
+    heading = tag("h3", f"{row['references']:,} images of {name}")
+    parts: list[str] = [heading, table(("", ""), cells)]
+    if path := sources.file("evaluate", f"leak-{name}.png"):
+        caption = "The nearest: training faces above, the photographs they are nearest to below."
+        parts.append(figure(picture(path, "nearest real faces"), caption))
+    return parts
+
+
 def _sets_with(sources: Sources, key: str) -> dict[str, Metrics]:
     sets = evaluated_sets(sources.metrics)
     return {name: row[key] for name, row in sets.items() if pick(row, key) is not None}
