@@ -19,7 +19,8 @@ from facefoundry.data import Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
-from facefoundry.training import LogMetrics, TrainingModule, train
+from facefoundry.trained_model import train
+from facefoundry.training import LogMetrics, TrainingModule
 
 TEACHERS = ("own", "sface")
 Targets = Callable[[torch.Tensor, Batch], torch.Tensor]
@@ -40,7 +41,7 @@ class DistillerModule(TrainingModule):
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             target = self.targets(images, batch).float()
-        return (1 - functional.cosine_similarity(self.backbone(images).float(), target)).mean()
+        return (1 - functional.cosine_similarity(self.embed(images).float(), target)).mean()
 
 
 def of_the_same_images(teacher: nn.Module) -> Targets:
