@@ -16,10 +16,8 @@ from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.backbones import build_backbone
 from facefoundry.data import (
     AugmentedCrops,
-    HeldOut,
     TrainingData,
     collate,
-    labels_of,
     normalise,
     train_loader,
 )

@@ -1,16 +1,14 @@
 """What a training can be asked for beyond its default, each against what it should amount to."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import run_in
-from toy_faces import CONF, OPTIONS, toy_data, write_faces
 from torch import nn
+from toy_faces import CONF, OPTIONS, toy_data
 
 from facefoundry.backbones import build_backbone
 from facefoundry.errors import FoundryError
@@ -163,21 +161,23 @@ def test_losses_of_pairs_train(data, tmp_path: Path, loss):
 
 
 TWO_PROCESSES = """
-import sys, json, torch
+import sys
 from pathlib import Path
-from test_training_options import recognizer, toy_data, fit
-module = recognizer(toy_data(), trainer={"strategy": "ddp", "devices": 2, "nodes": 1}, **json.loads(sys.argv[2]))
-curves = fit(module, Path(sys.argv[1]))
+import torch
+from test_training_options import TWO, fit, recognizer, toy_data
+module = recognizer(toy_data(), trainer=TWO, ema=0.9)
+found = {"curves": fit(module, Path(sys.argv[1])), "weights": module.state_dict()}
 if module.trainer.is_global_zero:
-    torch.save({"curves": curves, "world": module.trainer.world_size, "weights": module.state_dict()}, Path(sys.argv[1]) / "done.pt")
+    torch.save(found | {"world": module.trainer.world_size}, Path(sys.argv[1]) / "done.pt")
 """
+TWO = {"strategy": "ddp", "devices": 2, "nodes": 1}
 
 
 def test_two_processes_give_the_curve_and_the_weights_of_one(data, tmp_path: Path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--standalone", str(script), str(tmp_path / "cache"), '{"ema": 0.9}']
+    command += ["--standalone", str(script), str(tmp_path / "cache")]
     path = ":".join([str(CONF.parent / "src"), str(CONF.parent / "tests")])
     run_in(CONF.parent, *command, PYTHONPATH=path)
     found = torch.load(tmp_path / "cache/done.pt")

@@ -6,8 +6,6 @@ validation, of early stopping and of the checkpoint that a killed run goes on fr
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,19 +19,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from facefoundry import __version__, manifest
-from facefoundry.backbones import count_parameters
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import Batch, TrainingData, normalise, train_loader
 from facefoundry.devices import build_trainer
-from facefoundry.errors import FoundryError
-from facefoundry.evaluation import calibrate
-from facefoundry.licences import merged
-from facefoundry.model_dir import ModelSpec, save_model
+from facefoundry.errors import DivergedError
 from facefoundry.optim import build_optimizer, build_schedule, moving_average
-from facefoundry.precision import resolve_precision
 from facefoundry.samplers import SAMPLERS, EpochSampler, Shares, choose_sampling
-from facefoundry.sharding import CACHE, cache_key
 from facefoundry.verification import eer, pair_similarity, roc
 
 LogMetrics = Callable[[Mapping[str, float], int], None]
@@ -95,7 +86,7 @@ class TrainingModule(pl.LightningModule):
         loss = self.batch_loss(normalise(batch["image"]), batch)
         if not torch.isfinite(loss):
             names = ", ".join(self.data.image_ids[i] for i in batch["index"][:8].tolist())
-            raise FoundryError(
+            raise DivergedError(
                 f"the loss is {loss.item()} at step {self.step} (batch: {names}, ...);"
                 " lower optimizer.lr or look at these images"
             )
@@ -144,10 +135,10 @@ class TrainingModule(pl.LightningModule):
         self.trainer.should_stop = stale >= self.options["patience"] * self.options["steps"]
 
     def _tell(self, point: Mapping[str, float]) -> None:
-        self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.step)
         if not sys.stderr.isatty():
             text = "  ".join(f"{key} {value:.4g}" for key, value in point.items())
             print(f"{type(self).__name__}: {text} of {self.options['steps']}", file=sys.stderr)
+        self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.step)
 
     def on_fit_start(self) -> None:
         if self._resumed:

@@ -13,7 +13,7 @@ import typer
 
 from facefoundry.errors import FoundryError
 
-SUBJECTS: tuple[str, ...] = ()
+SUBJECTS: tuple[str, ...] = ("tuning",)
 
 
 def build_app() -> typer.Typer:
