@@ -153,7 +153,10 @@ EDGE = [
     ("mobilefacenet", {"width": 0.5, "stem": 4}),
     ("mobilefacenet", {"width": 0.5, "activation_name": "prelu"}),
     ("small_resnet", {"blocks": [1, 2, 1]}),
+    ("mobilenetv3", {"size": "small"}),
     ("mobilenetv3", {"size": "large"}),
+    ("iresnet", {"depth": 18}),
+    ("vit", {"size": "tiny"}),
 ]
 
 

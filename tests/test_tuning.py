@@ -22,7 +22,6 @@ from facefoundry.errors import DivergedError, FoundryError
 from facefoundry.params import load_params
 from facefoundry.tuning import as_knobs, as_overrides, read_search, run_study, suggest, summary
 
-SOURCE = str(ROOT / "src")
 FIXED = ["steps=32", "validate_every=4", "batch_size=8", "embedding_size=16", "precision=32-true"]
 
 
@@ -105,7 +104,7 @@ def tuning_project(project: Path) -> list[str]:
 
 
 def kill_in_the_second_trial(command: list[str], log: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCE}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env=environment)
     for _ in range(6000):
@@ -119,7 +118,7 @@ def kill_in_the_second_trial(command: list[str], log: Path) -> None:
 def test_a_search_killed_in_the_middle_goes_on_without_repeating(project):
     command = tuning_project(project)
     kill_in_the_second_trial(command, project / "first.log")
-    done = run_in(project, *command, PYTHONPATH=SOURCE)
+    done = run_in(project, *command)
     study = optuna.load_study(study_name="toy", storage="sqlite:///tune.db")
     states = [trial.state for trial in study.trials]
     ended = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]

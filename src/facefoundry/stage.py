@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from facefoundry.errors import FoundryError
-from facefoundry.params import check_params, knob
+from facefoundry.params import check_choices, check_params, knob
 
 StageFunction = Callable[[DictConfig, Path], Mapping[str, Any]]
 
@@ -44,6 +44,7 @@ def stage(name: str) -> Callable[[StageFunction], Callable[[], None]]:
         def main() -> None:
             OmegaConf.register_new_resolver("params", knob, replace=True)
             _or_exit(name, functools.partial(check_params, name))
+            _or_exit(name, functools.partial(check_choices, sys.argv[1:]))
             compose = hydra.main(
                 config_path=str(Path("conf").absolute()), config_name=name, version_base="1.3"
             )
