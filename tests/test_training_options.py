@@ -1,20 +1,26 @@
 """What a training can be asked for beyond its default, each against what it should amount to."""
 
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import run_in
+from test_configs import composed
 from torch import nn
 from toy_faces import CONF, OPTIONS, toy_data
+from typer.testing import CliRunner
 
 from facefoundry.backbones import build_backbone
+from facefoundry.cli import build_app
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.model_dir import ModelSpec, load_model, save_model
 from facefoundry.optim import build_schedule, moving_average
+from facefoundry.params import check_choices
 from facefoundry.recognizer import RecognizerModule, initialise
 from facefoundry.training import fit
 
@@ -187,3 +193,31 @@ def test_two_processes_give_the_curve_and_the_weights_of_one(data, tmp_path: Pat
     assert found["world"] == 2
     for name, value in alone.state_dict().items():
         assert torch.allclose(found["weights"][name], value, atol=1e-5), name
+
+
+def commands_of_the_page() -> list[str]:
+    page = (CONF.parent / "docs/training.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", commands_of_the_page())
+def test_commands_of_the_page_are_taken(project, command):
+    if "submitit" in command:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="extra `slurm`")
+    if command.startswith("facefoundry "):
+        done = CliRunner().invoke(build_app(), [*command.split()[1:], "--help"])
+        assert done.exit_code == 0
+        return
+    arguments = command.split("-m stages.train ")[1].removeprefix("-m ").split()
+    check_choices(arguments)
+    first = [re.sub(r",[^=]*$", "", argument) for argument in arguments]  # of a sweep
+    composed("train", *first)  # refuses keys that conf/ does not have
+
+
+def test_the_page_names_every_loss_and_the_sampling_it_gets():
+    page = (CONF.parent / "docs/training.md").read_text()
+    for path in (CONF / "loss").glob("*.yaml"):
+        (row,) = [line for line in page.splitlines() if re.match(rf"\|.*`{path.stem}`", line)]
+        head = build_head(**yaml.safe_load(path.read_text()), identities=3, embedding_size=8)
+        assert f"`{head.sampling}`" in row or (head.sampling is None and "any;" in row)

@@ -26,10 +26,11 @@ class RecognizerModule(TrainingModule):
     `margin_warmup` share of the steps, since a full margin on random weights stalls."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, **common: Any) -> None:
-        super().__init__(backbone, needs=head.sampling, **common)
+        sampling: str | None = getattr(head, "sampling", None)
+        super().__init__(backbone, needs=sampling, **common)
         self.head = head
         # two views of an image are told from those of others, whatever their identity
-        self._label = "index" if head.sampling == "views" else "label"
+        self._label = "index" if sampling == "views" else "label"
         self._margin = getattr(head, "margin", None)
 
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:

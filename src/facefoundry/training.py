@@ -54,7 +54,9 @@ class TrainingModule(pl.LightningModule):
         self.average: AveragedModel | None = None
         if options["ema"]:
             self.average = moving_average(self.backbone, options["ema"])
-        self._compiled = torch.compile(self.backbone.forward) if options["compile"] else None
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        if options["compile"]:
+            self._compiled = torch.compile(self.backbone.forward)
         self.options = options
         self.data = data
         self.log_metrics = log_metrics
