@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from facefoundry.backbones import BACKBONES, build_backbone, count_macs, count_parameters
 from facefoundry.backbones.complexity import layer_macs
-from facefoundry.distiller import start_from
+from facefoundry.backbones.transfer import start_from
 from facefoundry.errors import FoundryError
 
 

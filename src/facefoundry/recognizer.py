@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from facefoundry.backbones import build_backbone
+from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
-from facefoundry.distiller import start_from
 from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.losses import build_head
