@@ -43,7 +43,7 @@ def run_in(
     """Run a command in a project with this interpreter first on the path; no benchmark is seen."""
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(project / "src"),
+        "PYTHONPATH": f"{project / 'src'}{os.pathsep}{ROOT / 'src'}",
         "FACEFOUNDRY_BENCHMARKS": str(project / "no-benchmarks"),
         "GIT_AUTHOR_NAME": "t",
         "GIT_AUTHOR_EMAIL": "t@example.org",

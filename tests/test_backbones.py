@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from facefoundry.backbones import BACKBONES, build_backbone, count_macs, count_parameters
 from facefoundry.backbones.complexity import layer_macs
-from facefoundry.distiller import start_from
+from facefoundry.backbones.transfer import start_from
 from facefoundry.errors import FoundryError
 
 
@@ -153,7 +153,10 @@ EDGE = [
     ("mobilefacenet", {"width": 0.5, "stem": 4}),
     ("mobilefacenet", {"width": 0.5, "activation_name": "prelu"}),
     ("small_resnet", {"blocks": [1, 2, 1]}),
+    ("mobilenetv3", {"size": "small"}),
     ("mobilenetv3", {"size": "large"}),
+    ("iresnet", {"depth": 18}),
+    ("vit", {"size": "tiny"}),
 ]
 
 

@@ -12,7 +12,7 @@ from facefoundry.backbones import build_backbone
 from facefoundry.devices import device_spec
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
-from facefoundry.params import check_params, knob, known_knobs, load_params
+from facefoundry.params import check_choices, check_params, knob, known_knobs, load_params
 from facefoundry.profile import as_arguments, read_profile
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
@@ -43,10 +43,12 @@ def test_every_stage_composes_and_resolves(project, stage):
 
 @pytest.mark.parametrize(("group", "option"), GROUPS)
 def test_every_option_of_every_group_composes(project, group, option):
-    stages = {"backbone": "train", "loss": "train", "augmentation": "train"}
+    stages = {"backbone": "train", "loss": "train", "augmentation": "train", "trainer": "train"}
     stages |= {"generator": "synthesize", "device": "tensorrt"}
     cfg = composed(stages[group], f"{group}={option}")
     values = OmegaConf.to_container(cfg[group], resolve=True)
+    if option == "timm":
+        pytest.importorskip("timm", reason="the extra `timm` is not installed")
     if group == "backbone":
         build_backbone(**values, embedding_size=32)
     elif group == "loss":
@@ -128,6 +130,16 @@ def test_an_empty_import_folder_and_a_corrupt_image_stop_the_stage(project):
     assert "data/import/ann/1.jpg: not a readable" in line
     assert Path("data/import/ann/1.jpg").exists()
     assert not Path("data/synthesize/manifest.parquet").exists()
+
+
+def test_an_option_that_is_not_there_is_one_line_with_the_valid_ones(project):
+    line = fails_with_one_line(project, "stages.train", "backbone=resnet9000")
+    assert "backbone=resnet9000: not one of iresnet100, iresnet18" in line
+    check_choices(
+        ["loss=arcface,softmax", "hydra/launcher=joblib", "steps=3", "loss=glob(*)", "-m"]
+    )
+    with pytest.raises(FoundryError, match="loss=arkface: not one of adaface"):
+        check_choices(["-m", "loss=softmax,arkface"])
 
 
 def test_help_lists_the_config(project):

@@ -181,7 +181,7 @@ def test_classification_heads_take_a_batch_of_one_and_a_new_margin(loss):
     head(embeddings, torch.tensor([2])).backward()
     assert torch.isfinite(embeddings.grad).all()
     assert torch.isfinite(head.centres.grad).all()
-    assert not head.needs_pairs
+    assert head.sampling is None
     assert head.logits(embeddings).abs().max() <= 1 + 1e-6
 
 
@@ -282,10 +282,23 @@ def test_supcon_is_the_papers_outer_sum_over_anchors_with_a_positive():
     assert found == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_simclr_tells_the_other_view_from_every_other_image():
+    embeddings, temperature = numbers(5, 6, 3), 0.5
+    head = build_head("simclr", identities=1, embedding_size=3, temperature=temperature)
+    head.project = torch.nn.Identity()
+    similar = unit(embeddings) @ unit(embeddings).T / temperature
+    losses = []
+    for anchor, other in enumerate((1, 0, 3, 2, 5, 4)):  # neighbours are the views of an image
+        rest = [i for i in range(6) if i != anchor]
+        losses.append(np.log(np.exp(similar[anchor, rest]).sum()) - similar[anchor, other])
+    found = head(embeddings, torch.tensor([7, 7, 2, 2, 9, 9])).item()
+    assert found == pytest.approx(np.mean(losses), rel=1e-4)
+
+
 @pytest.mark.parametrize("loss", PAIR_HEADS)
 def test_pair_heads_say_that_they_need_pairs(loss):
     head = build_head(loss, identities=4, embedding_size=3)
-    assert head.needs_pairs
+    assert head.sampling == ("views" if loss == "simclr" else "pairs")
     embeddings = numbers(0, 4, 3).requires_grad_()
     head(embeddings, torch.tensor([0, 0, 1, 1])).backward()
     assert torch.isfinite(embeddings.grad).all()

@@ -1,7 +1,6 @@
 """Data order, augmentation, schedules and a real training that is killed and resumed."""
 
 import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,44 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from toy_faces import CONF, OPTIONS, STANDARD, toy_crops, toy_data
 
 from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.backbones import build_backbone
 from facefoundry.data import (
     AugmentedCrops,
-    EpochSampler,
-    HeldOut,
-    PairSampler,
     TrainingData,
     collate,
-    labels_of,
     normalise,
     train_loader,
 )
 from facefoundry.distiller import DistillerModule, of_the_clean_crops, of_the_same_images
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
-from facefoundry.optim import build_optimizer, warmup_cosine
+from facefoundry.optim import build_optimizer, build_schedule
 from facefoundry.recognizer import RecognizerModule
+from facefoundry.samplers import EpochSampler
 from facefoundry.training import fit
 
-CONF = Path(__file__).parents[1] / "conf"
-STANDARD = yaml.safe_load((CONF / "augmentation/standard.yaml").read_text())
 NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text())
-OPTIONS = {
-    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05},
-    "steps": 12,
-    "warmup": 0.1,
-    "margin_warmup": 0.5,
-    "validate_every": 4,
-    "batch_size": 8,
-    "patience": 2.0,
-    "precision": "32-true",
-    "gradient_clip": 5.0,
-    "seed": 0,
-    "loader_workers": 0,
-    "embedding_size": 16,
-}
 LONGER = {
     "steps": 48,
     "validate_every": 16,
@@ -57,37 +38,16 @@ LONGER = {
 }
 
 
-def toy_crops(identities: int = 4, images: int = 6) -> tuple[np.ndarray, list[str]]:
-    """Blobs: an identity is a colour field, an image is that field with noise."""
-    rng = np.random.default_rng(0)
-    fields = rng.integers(0, 256, (identities, 4, 4, 3))
-    crops, names = [], []
-    for identity, field in enumerate(fields):
-        large = field.repeat(28, 0).repeat(28, 1)
-        for _ in range(images):
-            crops.append(np.clip(large + rng.normal(0, 25, large.shape), 0, 255))
-            names.append(f"i{identity}")
-    return np.array(crops, np.uint8), names
-
-
 @pytest.fixture(scope="module")
 def data() -> TrainingData:
-    crops, names = toy_crops()
-    return TrainingData(
-        train=AugmentedCrops(crops, labels_of(names), STANDARD, seed=0),
-        image_ids=[f"{name}/{n}" for n, name in enumerate(names)],
-        identities=4,
-        val=HeldOut(crops, names),
-        licences=[],
-        manifest_sha256="",
-    )
+    return toy_data()
 
 
-def recognizer(data: TrainingData, **options) -> RecognizerModule:
+def recognizer(data: TrainingData, loss: str = "arcface", **options) -> RecognizerModule:
     torch.manual_seed(0)
     return RecognizerModule(
         build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16),
-        build_head("arcface", identities=4, embedding_size=16),
+        build_head(loss, identities=4, embedding_size=16),
         options=OPTIONS | options,
         data=data,
         log_metrics=lambda metrics, step: None,
@@ -126,44 +86,8 @@ def test_occlusions_cover_what_they_are_named_for(name, rows):
     assert not covered[:30].any()
 
 
-def test_every_pass_sees_every_image_once():
-    sampler = EpochSampler(images=10, batch_size=4, steps=5, seed=0)
-    keys = [key for batch in sampler for key in batch]
-    assert [number for number, _ in keys] == [0] * 10 + [1] * 10
-    assert sorted(index for _, index in keys[:10]) == list(range(10))
-    assert [index for _, index in keys[:10]] != [index for _, index in keys[10:]]
-
-
-def test_epochs_cut_one_endless_sequence():
-    long = EpochSampler(images=10, batch_size=4, steps=6, seed=3)
-    short = EpochSampler(images=10, batch_size=4, steps=2, seed=3)
-    pieces = []
-    for epoch in range(3):
-        short.start_at(epoch)
-        pieces += list(short)
-    assert pieces == list(long)
-
-
-def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(FoundryError, match="more than the 24 training images"):
-        EpochSampler(images=24, batch_size=25, steps=1, seed=0)
-
-
-def test_losses_that_need_pairs_get_them(data: TrainingData, tmp_path: Path):
-    labels = data.train.labels
-    batches = list(PairSampler(labels, 8, 5, seed=0, per_identity=4))
-    for batch in batches:
-        assert sorted(Counter(labels[index] for _, index in batch).values()) == [4, 4]
-    assert len({tuple(batch) for batch in batches}) == 5
-    with pytest.raises(FoundryError, match="smaller multiple of 4"):
-        PairSampler(labels, 10, 5, seed=0, per_identity=4)
-    module = recognizer(data)
-    module.head = build_head("triplet", identities=4, embedding_size=16)
-    assert len(fit(module, tmp_path)) == 3
-
-
 def test_loader_processes_change_nothing(data: TrainingData):
-    sampler = EpochSampler(len(data.train), 8, 2, seed=0)
+    sampler = EpochSampler(data.train.labels, 8, 2, seed=0)
     found = [list(train_loader(data.train, sampler, workers)) for workers in (0, 1)]
     for alone, helped in zip(*found, strict=True):
         assert torch.equal(alone["image"], helped["image"])
@@ -178,7 +102,7 @@ def test_batches_are_channels_last_and_normalised_as_in_the_graph(data: Training
 
 
 def test_schedule_rises_and_falls_to_zero():
-    factor = warmup_cosine(100, 0.1)
+    factor = build_schedule(OPTIONS | {"steps": 100})
     assert factor(0) == pytest.approx(0.1)
     assert factor(9) == pytest.approx(1.0)
     assert factor(55) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))

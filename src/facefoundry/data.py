@@ -1,12 +1,12 @@
 """Aligned crops for training: decoded once into memory, augmented the same way on every run.
 
-A sample's key is (epoch, index) and its randomness comes from (seed, epoch, index), so that the
+A sample's key is (pass, index) and its randomness comes from (seed, pass, index), so that the
 number of loader processes and a resumed run cannot change what the network sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,10 +25,10 @@ from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.errors import FoundryError
 from facefoundry.images import decode_image
 from facefoundry.progress import track
+from facefoundry.samplers import Key
 from facefoundry.shards import read_member
 
 Crops = NDArray[np.uint8]  # (N, 112, 112, 3) RGB
-Key = tuple[int, int]  # epoch, index
 Batch = dict[str, torch.Tensor]
 
 
@@ -70,44 +70,6 @@ class AugmentedCrops(Dataset[dict[str, Any]]):
         return {"image": image, "label": self.labels[index], "index": index}
 
 
-class EpochSampler(Sampler[list[Key]]):
-    """Batches of keys; every pass over the images is a permutation of its own.
-
-    An epoch is `steps` batches, however many passes that takes, so that a long training can be
-    validated and resumed at any rhythm. Raises FoundryError where the batch is larger than the set.
-    """
-
-    def __init__(self, images: int, batch_size: int, steps: int, seed: int) -> None:
-        if batch_size > images:
-            raise FoundryError(
-                f"train.batch_size: {batch_size} is more than the {images} training images;"
-                " lower it or make more images"
-            )
-        self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
-        self.epoch = 0
-
-    def start_at(self, epoch: int) -> None:
-        """Make the next iteration that of `epoch`; iterating does not move on by itself."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        first = self.epoch * self.steps * self.batch_size
-        keys = self._keys(first)
-        for _ in range(self.steps):
-            yield [next(keys) for _ in range(self.batch_size)]
-
-    def _keys(self, first: int) -> Iterator[Key]:
-        """The endless sequence of (pass, index), from its `first` element on."""
-        number, offset = divmod(first, self.images)
-        while True:
-            order = np.random.default_rng([self.seed, number]).permutation(self.images)
-            yield from ((number, int(index)) for index in order[offset:])
-            number, offset = number + 1, 0
-
-
 @dataclass(frozen=True)
 class HeldOut:
     """Crops (N, 112, 112, 3) uint8 RGB and their identities."""
@@ -141,35 +103,6 @@ class TrainingData:
         )
 
 
-class PairSampler(EpochSampler):
-    """Batches of P identities with K images each, for losses that compare images of a batch
-    (Hermans et al., "In Defense of the Triplet Loss", 2017). Raises FoundryError where the batch
-    is not a multiple of K, or there are too few identities with K images.
-    """
-
-    def __init__(
-        self, labels: NDArray[np.int64], batch_size: int, steps: int, seed: int, per_identity: int
-    ) -> None:
-        super().__init__(len(labels), batch_size, steps, seed)
-        self.per_identity = per_identity
-        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        self.members = [images for images in members if len(images) >= per_identity]
-        if batch_size % per_identity or len(self.members) * per_identity < batch_size:
-            raise FoundryError(
-                f"train.batch_size: {batch_size} cannot be filled with {per_identity} each"
-                f" of {len(self.members)} identities; make it a smaller multiple of {per_identity}"
-            )
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
-            rng = np.random.default_rng([self.seed, step])
-            count = self.batch_size // self.per_identity
-            chosen = rng.choice(len(self.members), count, replace=False)
-            images = [rng.choice(self.members[i], self.per_identity, replace=False) for i in chosen]
-            # the step stands for the pass: no image is augmented the same way twice
-            yield [(step, int(index)) for index in np.concatenate(images)]
-
-
 def collate(samples: list[dict[str, Any]]) -> Batch:
     """image (B, 3, 112, 112) uint8 RGB in channels-last memory, label (B,) and index (B,)."""
     images = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
@@ -180,7 +113,9 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
     }
 
 
-def train_loader(dataset: AugmentedCrops, sampler: EpochSampler, workers: int) -> DataLoader[Batch]:
+def train_loader(
+    dataset: AugmentedCrops, sampler: Sampler[list[Key]], workers: int
+) -> DataLoader[Batch]:
     """Batches in the sampler's order; `workers` loader processes, none where it is 0."""
     return DataLoader(
         dataset,

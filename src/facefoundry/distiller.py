@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn import functional
 
 from facefoundry.backbones import build_backbone
+from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
-from facefoundry.training import LogMetrics, TrainingModule, train
+from facefoundry.trained_model import train
+from facefoundry.training import LogMetrics, TrainingModule
 
 TEACHERS = ("own", "sface")
 Targets = Callable[[torch.Tensor, Batch], torch.Tensor]
@@ -41,7 +43,7 @@ class DistillerModule(TrainingModule):
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             target = self.targets(images, batch).float()
-        return (1 - functional.cosine_similarity(self.backbone(images).float(), target)).mean()
+        return (1 - functional.cosine_similarity(self.embed(images).float(), target)).mean()
 
 
 def of_the_same_images(teacher: nn.Module) -> Targets:
@@ -64,15 +66,6 @@ def of_the_clean_crops(embeddings: Path, image_ids: Sequence[str]) -> Targets:
     rows = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
     targets = torch.from_numpy(rows[[places[name] for name in image_ids]])
     return lambda images, batch: targets[batch["index"].cpu()].to(images.device)
-
-
-def start_from(student: nn.Module, teacher: nn.Module) -> int:
-    """Copy the teacher's weights wherever name and shape agree (Sanh et al., "DistilBERT", 2019:
-    a student made of some of the teacher's layers learns faster). Returns how many were copied."""
-    own, given = student.state_dict(), teacher.state_dict()
-    shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    student.load_state_dict(own | shared)
-    return len(shared)
 
 
 def distill_student(

@@ -7,3 +7,7 @@ class FoundryError(Exception):
     Entry points print it without a traceback and exit with status 1; anything else is a bug
     and keeps its traceback.
     """
+
+
+class DivergedError(FoundryError):
+    """A training whose loss is no longer a number."""

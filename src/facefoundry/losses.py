@@ -28,7 +28,7 @@ class CosineHead(nn.Module):
     those of the batch always (An et al., "Partial FC", CVPR 2022); drawn from torch's generator.
     """
 
-    needs_pairs: ClassVar[bool] = False
+    sampling: ClassVar[str | None] = None  # the only one of samplers.SAMPLERS it works with
 
     def __init__(
         self,
@@ -246,19 +246,20 @@ CLASSIFICATION_HEADS: dict[str, Callable[..., nn.Module]] = {
 
 def build_head(loss: str, *, identities: int, embedding_size: int, **arguments: Any) -> nn.Module:
     """Build a head. Raises FoundryError for an unknown loss or argument, listing the valid, or
-    fewer than two identities."""
+    fewer than two identities where the loss tells identities apart."""
     heads = CLASSIFICATION_HEADS | PAIR_HEADS
     if loss not in heads:
         raise FoundryError(f"loss.loss: '{loss}' is not one of {', '.join(heads)}")
-    if identities < 2:
+    if identities < 2 and getattr(heads[loss], "sampling", None) != "views":
         raise FoundryError(f"{identities} training identity leaves nothing to tell apart; add more")
+    parameters = set(inspect.signature(heads[loss]).parameters)
     sizes = {"identities": identities, "embedding_size": embedding_size}
-    known = set(inspect.signature(heads[loss]).parameters) - set(sizes)
+    known = parameters - set(sizes)
     if unknown := sorted(set(arguments) - known):
         raise FoundryError(
             f"loss.{unknown[0]}: {loss} has no such argument; it has {', '.join(sorted(known))}"
         )
     try:
-        return heads[loss](**(sizes if loss in CLASSIFICATION_HEADS else {}), **arguments)
+        return heads[loss](**{k: v for k, v in sizes.items() if k in parameters}, **arguments)
     except (TypeError, ValueError) as error:
         raise FoundryError(f"loss: {loss} cannot be built: {error}") from error

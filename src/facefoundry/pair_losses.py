@@ -21,7 +21,7 @@ class PairHead(nn.Module):
     """Base of the heads that compare the images of a batch: it must hold at least two images of
     one identity, and two identities. Raises FoundryError for a batch that does not."""
 
-    needs_pairs: ClassVar[bool] = True
+    sampling: ClassVar[str | None] = "pairs"
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         same = labels[:, None] == labels[None]
@@ -107,6 +107,30 @@ class SupCon(PairHead):
         return self.loss(embeddings, labels)
 
 
+class SimCLR(PairHead):
+    """Two augmented views of an image are each other's only positives: no identity is used (Chen et
+    al., "A Simple Framework for Contrastive Learning", ICML 2020). The loss sees a projection of
+    the embedding to `projection_size`, which is dropped after training; labels: image numbers.
+    """
+
+    sampling: ClassVar[str | None] = "views"
+
+    def __init__(
+        self, embedding_size: int, projection_size: int = 128, temperature: float = 0.1
+    ) -> None:
+        super().__init__()
+        losses, _, cosine = _metric_learning()
+        self.loss = losses.NTXentLoss(temperature, distance=cosine())
+        self.project = nn.Sequential(
+            nn.Linear(embedding_size, embedding_size),
+            nn.ReLU(),
+            nn.Linear(embedding_size, projection_size),
+        )
+
+    def pair_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(self.project(embeddings), labels)
+
+
 def _metric_learning() -> tuple[Any, Any, Any]:
     """Losses, miners and cosine of pytorch-metric-learning, which only these heads need."""
     try:
@@ -114,7 +138,7 @@ def _metric_learning() -> tuple[Any, Any, Any]:
         from pytorch_metric_learning.distances import CosineSimilarity
     except ImportError as error:
         raise FoundryError(
-            "loss.loss: triplet and supcon need pytorch-metric-learning;"
+            "loss.loss: triplet, supcon and simclr need pytorch-metric-learning;"
             " pip install pytorch-metric-learning"
         ) from error
     return losses, miners, CosineSimilarity
@@ -124,4 +148,5 @@ PAIR_HEADS: dict[str, Callable[..., nn.Module]] = {
     "triplet": Triplet,
     "contrastive": Contrastive,
     "supcon": SupCon,
+    "simclr": SimCLR,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,18 @@ def check_params(stage: str) -> None:
     for text in _conf_files(stage):
         for key in REFERENCE.findall(text):
             knob(key)
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Raise FoundryError for a `group=option` of the command line that conf/ has no file for."""
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        if not re.fullmatch(r"[\w,]+", choice) or not (CONF / group).is_dir():
+            continue
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        for option in choice.split(","):
+            if option not in options:
+                raise FoundryError(f"{group}={option}: not one of {', '.join(options)}")
 
 
 @cache

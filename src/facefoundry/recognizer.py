@@ -1,7 +1,8 @@
-"""Identity classification with a margin: the thin Lightning module around backbone and head."""
+"""The recogniser: the thin Lightning module around backbone and head, and its training."""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import torch
 from torch import nn
 
 from facefoundry.backbones import build_backbone
+from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
-from facefoundry.licences import enforce
+from facefoundry.errors import FoundryError
+from facefoundry.licences import enforce, merged
 from facefoundry.losses import build_head
-from facefoundry.training import LogMetrics, TrainingModule, train
+from facefoundry.model_dir import WEIGHTS, load_model
+from facefoundry.trained_model import train
+from facefoundry.training import Chain, LogMetrics, TrainingModule
 
 
 class RecognizerModule(TrainingModule):
@@ -21,14 +26,17 @@ class RecognizerModule(TrainingModule):
     `margin_warmup` share of the steps, since a full margin on random weights stalls."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, **common: Any) -> None:
-        super().__init__(backbone, **common)
+        sampling: str | None = getattr(head, "sampling", None)
+        super().__init__(backbone, needs=sampling, **common)
         self.head = head
+        # two views of an image are told from those of others, whatever their identity
+        self._label = "index" if sampling == "views" else "label"
         self._margin = getattr(head, "margin", None)
 
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        embeddings = self.backbone(images).float()
+        embeddings = self.embed(images).float()
         with torch.autocast(images.device.type, enabled=False):  # a margin needs all its digits
-            return self.head(embeddings, batch["label"])
+            return self.head(embeddings, batch[self._label])
 
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
         rise = self.options["margin_warmup"] * self.options["steps"]
@@ -39,16 +47,36 @@ class RecognizerModule(TrainingModule):
 def train_recognizer(
     options: dict[str, Any], faces: Path, out: Path, log_metrics: LogMetrics
 ) -> dict[str, Any]:
-    """Train by the values of conf/train.yaml, write the model directory, return the metrics."""
+    """Train by the values of conf/train.yaml, write the model directory, return the metrics.
+
+    init_from: a model directory whose weights are taken wherever name and shape agree. Raises
+    FoundryError where none does.
+    """
     data = TrainingData.read(faces, options["augmentation"], options["seed"])
-    enforce(options["policy"], data.licences)
     pl.seed_everything(options["seed"], verbose=False)
     size = options["embedding_size"]
+    backbone = build_backbone(**options["backbone"], embedding_size=size)
+    chain: Chain = []
+    if options["init_from"]:
+        chain, digest = initialise(backbone, Path(options["init_from"]))
+        options = options | {"init_from_sha256": digest}
+    enforce(options["policy"], merged(data.licences, chain))
     module = RecognizerModule(
-        build_backbone(**options["backbone"], embedding_size=size),
+        backbone,
         build_head(**options["loss"], identities=data.identities, embedding_size=size),
         options=options,
         data=data,
         log_metrics=log_metrics,
     )
-    return train(module, faces, out, options["backbone"], chain=[])
+    return train(module, faces, out, options["backbone"], chain)
+
+
+def initialise(backbone: nn.Module, model: Path) -> tuple[Chain, str]:
+    """Give `backbone` the weights of a model directory; return its licences and its hash."""
+    trained, spec = load_model(model)
+    if not start_from(backbone, trained):
+        raise FoundryError(
+            f"init_from: {model} is a {spec.architecture} that shares no layer with the backbone;"
+            " choose the backbone it was trained with"
+        )
+    return spec.licences, sha256((model / WEIGHTS).read_bytes()).hexdigest()

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from facefoundry.cost import Meter
 from facefoundry.errors import FoundryError
-from facefoundry.params import check_params, knob
+from facefoundry.params import check_choices, check_params, knob
 
 StageFunction = Callable[[DictConfig, Path], Mapping[str, Any]]
 
@@ -43,6 +43,7 @@ def stage(name: str) -> Callable[[StageFunction], Callable[[], None]]:
         def main() -> None:
             OmegaConf.register_new_resolver("params", knob, replace=True)
             _or_exit(name, functools.partial(check_params, name))
+            _or_exit(name, functools.partial(check_choices, sys.argv[1:]))
             compose = hydra.main(
                 config_path=str(Path("conf").absolute()), config_name=name, version_base="1.3"
             )
@@ -81,17 +82,43 @@ def log_to_pipeline(metrics: Mapping[str, Any], params: Mapping[str, Any], page:
     client.log_artifact(parent, str(page))
 
 
+def run_trial(
+    name: str, function: StageFunction, overrides: Sequence[str], sweep: str, label: str
+) -> dict[str, Any]:
+    """Run a stage in this process, outside Hydra's entry point; return its metrics.
+
+    overrides: as on the command line, `out` among them. sweep: the MLflow parent to stand under;
+    label: the name of the run.
+    """
+    OmegaConf.register_new_resolver("params", knob, replace=True)
+    with hydra.initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
+        cfg = hydra.compose(name, overrides=list(overrides))
+    return _tracked(name, function, cfg, Path(cfg.out), f"sweep {sweep}", label)
+
+
 def _run(name: str, function: StageFunction, cfg: DictConfig) -> float | None:
     out = Path(HydraConfig.get().runtime.output_dir)
-    objective = cfg.get("objective")
-    metrics = _or_exit(name, lambda: _tracked(name, function, cfg, out))
+    if _process_rank() > 0:  # the first process of a distributed training does the book-keeping
+        _or_exit(name, lambda: dict(function(cfg, out)))
+        return None
+    objective, label = cfg.get("objective"), os.environ.get("DVC_STAGE", name)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        label = HydraConfig.get().job.override_dirname or label
+    metrics = _or_exit(name, lambda: _tracked(name, function, cfg, out, _pipeline_key(), label))
     return _flatten(metrics).get(objective) if objective else None
 
 
-def _tracked(name: str, function: StageFunction, cfg: DictConfig, out: Path) -> dict[str, Any]:
+def _process_rank() -> int:
+    """The place of this process among those of a training, as its launcher tells it."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+
+
+def _tracked(
+    name: str, function: StageFunction, cfg: DictConfig, out: Path, pipeline: str, label: str
+) -> dict[str, Any]:
     """Run the stage inside its MLflow run and write metrics.json."""
     out.mkdir(parents=True, exist_ok=True)
-    with _mlflow_run(name, cfg) as mlflow:
+    with _mlflow_run(name, cfg, pipeline, label) as mlflow:
         meter = Meter()
         metrics = dict(function(cfg, out))
         metrics["cost"] = meter.spent()
@@ -136,15 +163,12 @@ def _mlflow() -> Any:
 
 
 @contextmanager
-def _mlflow_run(name: str, cfg: DictConfig) -> Iterator[Any]:
+def _mlflow_run(name: str, cfg: DictConfig, pipeline: str, label: str) -> Iterator[Any]:
     mlflow = _mlflow()
     LOCK.parent.mkdir(exist_ok=True)
     with FileLock(LOCK):  # jobs of a parallel sweep race to make the database and the parent
         experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
-        parent = _parent_run(mlflow.MlflowClient(), experiment, _pipeline_key(name))
-    label = os.environ.get("DVC_STAGE", name)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        label = HydraConfig.get().job.override_dirname or label
+        parent = _parent_run(mlflow.MlflowClient(), experiment, pipeline)
     with mlflow.start_run(experiment_id=experiment, run_name=label, parent_run_id=parent):
         mlflow.set_tags({"stage": name, "commit": _commit()})
         mlflow.log_params(_flatten(plain(cfg)))
@@ -161,7 +185,7 @@ def _parent_run(client: Any, experiment: str, key: str) -> str:
     return str(run.info.run_id)
 
 
-def _pipeline_key(name: str) -> str:
+def _pipeline_key() -> str:
     """One row for each pipeline: the sweep, the DVC experiment, or this code with these values."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return f"sweep {Path(HydraConfig.get().sweep.dir).as_posix()}"
