@@ -23,15 +23,6 @@ SUBJECTS: tuple[str, ...] = (
     "service",
     "tuning",
 )
-    "artefacts",
-    "data",
-    "deploy",
-    "evaluation",
-    "faces",
-    "models",
-    "service",
-    "tuning",
-)
 
 
 def build_app() -> typer.Typer:
