@@ -17,7 +17,7 @@ from facefoundry.errors import FoundryError
 from facefoundry.evaluation import benchmark_sets
 from facefoundry.export import export_onnx
 from facefoundry.images import encode_jpeg
-from facefoundry.judgement import evaluate
+from facefoundry.judgement import evaluate, leaks
 from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.named_references import named_references
 from facefoundry.shards import write_shard
@@ -68,6 +68,9 @@ def write_benchmark(folder: Path) -> None:
     (folder / "images.csv").write_text("\n".join(["image,identity,region", *rows]) + "\n")
 
 
+LEAK = {"samples": 20, "fmr": 0.2, "ratio": 5.0, "near_copies": 1.0, "gate": "report"}
+
+
 def options() -> dict:
     return {
         "model": "model",
@@ -77,6 +80,7 @@ def options() -> dict:
         "groups": ["age", "glasses"],
         "robustness_pairs": 8,
         "strangers": 4,
+        "leak": LEAK,
         "references": {"other": {"path": "other.onnx"}},
     }
 
@@ -180,3 +184,15 @@ def test_scores_and_pictures_are_there_to_compare_and_to_see(judged) -> None:
 def test_a_wrong_reference_is_named(wanted: dict, message: str) -> None:
     with pytest.raises(FoundryError, match=message):
         named_references(wanted)
+
+
+def test_leaks_are_audited_and_can_stop_the_stage(judged, monkeypatch, tmp_path: Path):
+    root, metrics = judged
+    found = metrics["leak"]["own"]
+    assert (found["samples"], found["references"]) == (20, 16)
+    assert Image.open(root / "out/models/evaluate/leak-own.png").size == (1120, 224)
+    monkeypatch.chdir(root)
+    benchmarks = benchmark_sets(Path("benchmarks"))
+    strict = options() | {"leak": LEAK | {"gate": "stop", "near_copies": -1.0}}
+    with pytest.raises(FoundryError, match=r"leak audit: synthetic faces are too near.*own"):
+        leaks(benchmarks, strict, tmp_path)

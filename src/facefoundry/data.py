@@ -46,6 +46,13 @@ def read_split(faces: Path, split: str) -> tuple[Crops, list[str], list[str]]:
     return np.stack(images), identities, [row["image_id"] for row in rows]
 
 
+def sample_crops(faces: Path, count: int, seed: int) -> Crops:
+    """Up to `count` crops of the data set, whatever their split, drawn by the seed."""
+    rows = manifest.rows(manifest.read(faces))
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return np.stack([decode_image(read_member(rows[i]), rows[i]["image_id"]) for i in chosen])
+
+
 def labels_of(identities: Sequence[str]) -> NDArray[np.int64]:
     """Numbers 0..K-1 in the order of the sorted names."""
     return np.unique(np.asarray(identities), return_inverse=True)[1].astype(np.int64)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from facefoundry import manifest
 from facefoundry.annotations import Annotations, as_groups
 from facefoundry.benchmarks import Embed, Embeddings, Images, embed_images
-from facefoundry.data import labels_of, read_split
+from facefoundry.data import labels_of, read_split, sample_crops
 from facefoundry.errors import FoundryError
 from facefoundry.evaluation import (
     PairSet,
@@ -96,14 +96,12 @@ def evaluate(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 
 def leaks(benchmarks: Sequence[PairSet], options: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """The leak audit of the training faces against each benchmark, with a sheet of the nearest.
+    """The leak audit of the synthetic faces against each benchmark, with a sheet of the nearest.
 
     Raises FoundryError where a set does not pass and `leak.gate` is `stop`.
     """
     limits = options["leak"]
-    crops, _, _ = read_split(Path(options["faces"]), "train")
-    order = np.random.default_rng(options["seed"]).permutation(len(crops))
-    samples = crops[np.sort(order[: limits["samples"]])]
+    samples = sample_crops(Path(options["faces"]), limits["samples"], options["seed"])
     found: dict[str, Any] = {}
     for pair_set in benchmarks:
         embeddings = embed_images(sface(), samples, flip=False, title="leak audit")

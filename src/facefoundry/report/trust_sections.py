@@ -215,7 +215,7 @@ def leak(sources: Sources) -> Html:
     note = (
         "By SFace, which measures here and saw other people's photographs in its own training."
         " Strangers alike is the share of a benchmark's impostor pairs above the threshold; samples"
-        " alike is that of training faces beside its photographs. A near copy is as close to a"
+        " alike is that of synthetic faces beside its photographs. A near copy is as close to a"
         " photograph as two photographs of one person usually are."
     )
     return section("leak", title, *content, tag("p", note, "note"))
@@ -233,7 +233,7 @@ def _leak(sources: Sources, name: str, row: Metrics) -> list[str]:
     heading = tag("h3", f"{row['references']:,} images of {name}")
     parts: list[str] = [heading, table(("", ""), cells)]
     if path := sources.file("evaluate", f"leak-{name}.png"):
-        caption = "The nearest: training faces above, the photographs they are nearest to below."
+        caption = "The nearest: synthetic faces above, the photographs they are nearest to below."
         parts.append(figure(picture(path, "nearest real faces"), caption))
     return parts
 
