@@ -17,7 +17,7 @@ from facefoundry.gallery import Gallery, UnknownIdentityError, check_name
 from facefoundry.gallery import index as index_module
 from facefoundry.gallery.crypto import KEY_VARIABLE, Sealer, find_key, new_key, parse_key
 from facefoundry.gallery.index import Index
-from facefoundry.gallery.store import Block
+from facefoundry.gallery.store import Block, StorageError
 
 SIZE = 32
 MODEL = "a" * 64
@@ -283,3 +283,13 @@ def test_nothing_acknowledged_is_lost_by_kill_9(path: Path, acknowledged: int) -
     assert len(names) <= max(said) + 2  # at most the one that was not yet acknowledged
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_full_disk_is_not_the_callers_fault_and_changes_nothing(tmp_path: Path):
+    gallery = opened(tmp_path / "gallery.db")
+    gallery.enroll("Ada", unit(1))
+    pages = gallery._store._db.execute("PRAGMA page_count").fetchone()[0]
+    gallery._store._db.execute(f"PRAGMA max_page_count={pages}")  # as if the disk ended here
+    with pytest.raises(StorageError, match="full; nothing was changed"):
+        gallery.enroll("Bela", unit(500))
+    assert [name for name, _, _ in gallery.identities()] == ["Ada"]

@@ -37,6 +37,7 @@ STAGE_OUTPUTS = {
 
 SWEEP = "python -m stages.train -m optimizer.lr=1e-3,3e-3 loss=arcface,cosface"
 EXPERIMENT = "dvc exp run -S train.lr=0.001"
+COMPARISON = "facefoundry compare HEAD ."
 UI = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 AFTER_A_BENCHMARK = "dvc repro --force --single-item evaluate quantize"
 
@@ -314,14 +315,27 @@ def test_commands_of_the_readme_run(pipeline: Path, command: str):
     assert run_in(pipeline, *command.split()).stdout.strip()
 
 
-def test_no_command_of_the_readme_is_left_out(pipeline: Path):
-    blocks = re.findall(r"```bash\n(.*?)```", (pipeline / "README.md").read_text(), re.DOTALL)
+def commands_of(page: Path) -> set[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    commands = {line for line in lines if line}
+    return {line for line in lines if line}
+
+
+@pytest.mark.usefixtures("stages_of_an_experiment")
+def test_an_experiment_is_compared_with_what_was_committed(pipeline: Path):
+    said = run_in(pipeline, *COMPARISON.split()).stdout
+    assert re.search(r"better|worse|cannot tell", said)
+
+
+def test_no_command_of_the_readme_is_left_out(pipeline: Path):
+    commands = commands_of(pipeline / "README.md")
     run_here = {*READ_ONLY, "python -m stages.train --help"}
-    run_here |= {SWEEP, EXPERIMENT, UI, AFTER_A_BENCHMARK}
+    run_here |= {SWEEP, EXPERIMENT, UI, AFTER_A_BENCHMARK, COMPARISON}
     make = {line for line in commands if line.startswith("make ")}
-    assert commands - make == run_here
+    # each page of the docs has a test of its own commands
+    elsewhere = set().union(*map(commands_of, (pipeline / "docs").glob("*.md")))
+    assert run_here <= commands
+    assert commands - make - run_here <= elsewhere
     for line in make:  # this suite runs inside one of them; here: each is a target that would run
         assert run_in(pipeline, *line.split(), "--dry-run").stdout
 

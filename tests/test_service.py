@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -29,8 +30,9 @@ from toy_service import Server, jpeg, save_photos, toy_recognizer
 
 from facefoundry.cli.service import serve
 from facefoundry.errors import FoundryError
+from facefoundry.gallery.store import StorageError
 from facefoundry.inference import Recognizer
-from facefoundry.service.app import Settings, create_app
+from facefoundry.service.app import Settings, add_errors, create_app
 from facefoundry.service.auth import digest, matching, open_keys
 from facefoundry.service.batching import Batcher
 from facefoundry.service.limits import Limits, RateLimiter
@@ -92,6 +94,18 @@ def test_scores_only_where_asked_for_at_the_start(recognizer: Recognizer) -> Non
     with TestClient(app) as client:
         found = client.post("/v1/identify", files=upload(("photo", jpeg("Bela")))).json()
     assert found["scores"] == {"similarity": pytest.approx(1, abs=1e-5), "threshold": 0.75}
+
+
+def test_trouble_with_the_disk_is_no_fault_of_the_request() -> None:
+    app = FastAPI()
+    add_errors(app)
+
+    @app.get("/")
+    def full() -> None:
+        raise StorageError("gallery.db: database or disk is full")
+
+    answer = TestClient(app).get("/")
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage")
 
 
 def test_enrol_list_delete(client: TestClient, recognizer: Recognizer) -> None:

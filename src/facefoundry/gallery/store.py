@@ -39,6 +39,10 @@ CHECK = "check"
 BUSY_SECONDS = 10
 
 
+class StorageError(FoundryError):
+    """The disk is full, the file locked or unreadable: no fault of what was asked."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Templates: `identities` (N,) rising, `embeddings` (N, D) of unit length."""
@@ -99,8 +103,11 @@ class Store:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
                 raise
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{self.path}: {error}; nothing was changed") from error
         except sqlite3.Error as error:
             raise FoundryError(f"{self.path}: {error}; nothing was changed") from error
 

@@ -25,6 +25,7 @@ from facefoundry.alignment import Detection, warp
 from facefoundry.errors import FoundryError
 from facefoundry.faces import find_face
 from facefoundry.gallery import UnknownIdentityError
+from facefoundry.gallery.store import StorageError
 from facefoundry.images import Image, TooManyPixelsError, decode_image
 from facefoundry.inference import Recognizer
 from facefoundry.service import schemas
@@ -36,7 +37,7 @@ from facefoundry.thresholds import one_in, supported
 WEB = Path(__file__).parent / "web"
 MAX_PHOTOS = 20
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem} for status in (400, 401, 404, 408, 413, 422, 429)
+    status: {"model": schemas.Problem} for status in (400, 401, 404, 408, 413, 422, 429, 503)
 }
 Fmr = Annotated[
     float | None,
@@ -198,7 +199,11 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(FoundryError)
     async def refuse(request: Request, error: FoundryError) -> JSONResponse:
-        kinds = {TooManyPixelsError: (413, "pixels"), UnknownIdentityError: (404, "unknown")}
+        kinds = {
+            TooManyPixelsError: (413, "pixels"),
+            UnknownIdentityError: (404, "unknown"),
+            StorageError: (503, "storage"),
+        }
         status, code = kinds.get(type(error), (422, getattr(error, "code", "input")))
         return JSONResponse({"detail": str(error), "code": code}, status)
 
