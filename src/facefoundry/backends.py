@@ -24,10 +24,9 @@ def onnxruntime(path: Path, threads: int) -> Embed:
 
 
 def openvino(path: Path, threads: int) -> Embed:
-    """On the CPU, in FP32: the default hint would compute in BF16 where the processor has it."""
-    core = import_module("openvino").Core()
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(path), "CPU", options)
+    from facefoundry.openvino_cpu import compile_model
+
+    compiled = compile_model(path, threads)
     return _one_at_a_time(lambda images: np.array(compiled(to_input(images))[0], np.float32))
 
 

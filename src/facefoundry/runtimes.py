@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ from facefoundry.benchmarks import Embed, Images
 from facefoundry.errors import FoundryError
 from facefoundry.export import Floats, open_session, to_input
 from facefoundry.model_dir import load_model
+from facefoundry.openvino_cpu import compile_model
 
 # (N, 3, 112, 112) float32 RGB 0..255 -> (N, D), of unit length where the file is of the contract
 Runner = Callable[[Floats], Floats]
@@ -58,16 +58,7 @@ def onnx_runner(path: Path, threads: int = 1) -> Runner:
 
 
 def openvino_runner(path: Path, threads: int = 1) -> Runner:
-    """OpenVINO on the CPU, in FP32 where the file is (not in the bfloat16 that some CPUs have).
-
-    path: an `.xml` with its `.bin`, or an ONNX file.
-    """
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", options)
-    except RuntimeError as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise FoundryError(f"{path}: OpenVINO refuses it ({reason}); export it again") from error
+    compiled = compile_model(path, threads)
     return lambda images: np.array(compiled(images)[0], np.float32)
 
 

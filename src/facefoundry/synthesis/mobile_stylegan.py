@@ -10,7 +10,6 @@ MobileStyleGAN: Belousov, arXiv:2104.04767.
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from openvino import opset13
 
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image
+from facefoundry.openvino_cpu import compile_model, core
 
 Array = NDArray[np.float32]
 
@@ -50,24 +50,13 @@ def weights_directory() -> Path:
     return directory
 
 
-@cache
-def _core() -> ov.Core:
-    return ov.Core()
-
-
-def _compile(model: ov.Model, threads: int) -> ov.CompiledModel:
-    # f32 wherever it runs: some CPUs would silently choose bf16 and other pixels
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    return _core().compile_model(model, "CPU", options)
-
-
 class Mapping:
     """Gaussian latents (N, 512) -> styles w (N, 512)."""
 
     def __init__(self, threads: int = 1) -> None:
-        model = _core().read_model(weights_directory() / "MappingNetwork.xml")
+        model = core().read_model(weights_directory() / "MappingNetwork.xml")
         model.reshape([-1, STYLE_SIZE])
-        self._model = _compile(model, threads)
+        self._model = compile_model(model, threads)
 
     def __call__(self, latents: Array) -> Array:
         return np.array(self._model(latents)[0])
@@ -80,7 +69,7 @@ class Synthesis:
     """
 
     def __init__(self, cut: int, threads: int = 1, full: bool = False) -> None:
-        model = _core().read_model(weights_directory() / "SynthesisNetwork.xml")
+        model = core().read_model(weights_directory() / "SynthesisNetwork.xml")
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         outputs = [nodes[CUTS[cut]].output(0)]
         parameters = model.get_parameters()
@@ -89,7 +78,7 @@ class Synthesis:
         else:
             parameters = _style_inputs(parameters[0], nodes, cut)
         results = [opset13.result(output) for output in outputs]
-        self._model = _compile(ov.Model(results, parameters, "synthesis"), threads)
+        self._model = compile_model(ov.Model(results, parameters, "synthesis"), threads)
         self._request = self._model.create_infer_request()
         self.inputs = len(parameters)
 
