@@ -151,11 +151,13 @@ def test_help_lists_the_config(project):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_sets_knobs_that_the_stages_take(project, name):
     profile = read_profile(name)
-    params = yaml.safe_load(Path("params.yaml").read_text())
     for key, value in profile.items():
-        section, _, leaf = key.rpartition(".")
-        (params[section] if section else params)[leaf] = value
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+        file, _, name = key.rpartition(":")
+        path = Path(file or "params.yaml")
+        values = yaml.safe_load(path.read_text())
+        section, _, leaf = name.rpartition(".")
+        (values[section] if section else values)[leaf] = value
+        path.write_text(yaml.safe_dump(values))
     for stage in ("synthesize", "curate", "train", "distill"):
         check_params(stage)
         composed(stage)
@@ -167,4 +169,7 @@ def test_a_profile_that_is_not_there_or_misspells_a_knob_is_refused(project):
         read_profile("quick")
     Path("conf/profile/clean.yaml").write_text("train.stepz: 1\n")
     with pytest.raises(FoundryError, match=r"'train\.stepz'; did you mean 'train\.steps'"):
+        read_profile("clean")
+    Path("conf/profile/clean.yaml").write_text("conf/curate.yaml:min_image: 1\n")
+    with pytest.raises(FoundryError, match=r"'conf/curate\.yaml:min_image': no such knob"):
         read_profile("clean")

@@ -1,4 +1,5 @@
-"""Named sets of knobs, `conf/profile/<name>.yaml`: dotted keys of params.yaml with their values.
+"""Named sets of knobs, `conf/profile/<name>.yaml`: dotted keys of params.yaml with their values,
+and `conf/curate.yaml:min_images` for one that is not a headline.
 
 `make repro PROFILE=clean` runs the pipeline with one; `python -m facefoundry.profile clean` prints
 it as the arguments that `dvc exp run` takes.
@@ -18,15 +19,23 @@ from facefoundry.params import CONF, knob
 
 
 def read_profile(name: str, conf: Path = CONF) -> dict[str, Any]:
-    """The profile's knobs. Raises FoundryError for an unknown profile, or a knob that params.yaml
-    does not have."""
+    """The profile's knobs. Raises FoundryError for an unknown profile, or a knob that its file does
+    not have."""
     names = sorted(path.stem for path in (conf / "profile").glob("*.yaml"))
     if name not in names:
         raise FoundryError(f"profile '{name}' is not one of {', '.join(names)}")
     profile: dict[str, Any] = yaml.safe_load((conf / "profile" / f"{name}.yaml").read_text())
     for key in profile:
-        knob(key)
+        _check(key)
     return profile
+
+
+def _check(key: str) -> None:
+    file, _, name = key.rpartition(":")
+    if not file:
+        knob(key)
+    elif not Path(file).is_file() or name not in yaml.safe_load(Path(file).read_text()):
+        raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
 
 
 def as_arguments(profile: dict[str, Any]) -> str:
