@@ -24,7 +24,6 @@ from facefoundry.backbones.layers import Embedding
 from facefoundry.backbones.mobilefacenet import MobileFaceNet
 from facefoundry.data import (
     AugmentedCrops,
-    EpochSampler,
     labels_of,
     normalise,
     read_split,
@@ -32,9 +31,10 @@ from facefoundry.data import (
 )
 from facefoundry.evaluation import benchmark_sets, similarities
 from facefoundry.losses import build_head
-from facefoundry.optim import build_optimizer, warmup_cosine
+from facefoundry.optim import build_optimizer, build_schedule
 from facefoundry.precision import computes_bf16
 from facefoundry.progress import track
+from facefoundry.samplers import SAMPLERS
 from facefoundry.training import embedder
 
 SIDE, SIZE, BATCH = 64, 128, 64
@@ -71,8 +71,9 @@ def fit(net: nn.Module, data: AugmentedCrops, steps: int, seed: int) -> float:
     )
     adamw = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05}
     optimizer = build_optimizer([net, head], adamw)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps, 0.05))
-    loader = train_loader(data, EpochSampler(len(data), BATCH, steps, seed), 0)
+    factor = build_schedule({"schedule": "cosine", "steps": steps, "warmup": 0.05})
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    loader = train_loader(data, SAMPLERS["uniform"](data.labels, BATCH, steps, seed), 0)
     losses = []
     for batch in track(loader, "probe", total=steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):

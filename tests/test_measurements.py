@@ -1,0 +1,40 @@
+"""The scripts of benchmarks/ take hours; that they still fit the code they measure takes seconds."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_every_measurement_explains_itself(script, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(script.parent))
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_probe_trains_on_any_faces(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    import numpy as np
+    import torch
+    import yaml
+    from probe import ProbeNet, choose, fit
+
+    from facefoundry.data import AugmentedCrops, labels_of
+
+    names = [f"identity {index % 4}" for index in range(72)]
+    chosen = choose(sorted(names), 12, 5)
+    assert chosen.tolist() == [0, 1, 2, 3, 4, 18, 19, 20, 21, 22, 36, 37]
+    crops = np.random.default_rng(0).integers(0, 255, (72, 112, 112, 3), np.uint8)
+    options = yaml.safe_load(Path("conf/augmentation/none.yaml").read_text())
+    torch.manual_seed(0)
+    loss = fit(ProbeNet(), AugmentedCrops(crops, labels_of(names), options, 0), 2, 0)
+    assert np.isfinite(loss)
