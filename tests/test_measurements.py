@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ take hours; that they still fit the code they measure takes seconds."""
+"""The scripts of benchmarks/ take hours; that they fit the code they measure is seen in seconds."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from facefoundry.data import (
     normalise,
     train_loader,
 )
-from facefoundry.distiller import DistillerModule, of_the_clean_crops, of_the_same_images
+from facefoundry.distiller import DistillerModule, LiveTeacher, RecordedTeacher, recorded
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.optim import build_optimizer, build_schedule
@@ -180,7 +180,7 @@ def test_a_distilled_student_moves_towards_its_teacher(data, tmp_path: Path):
     student = build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16)
     module = DistillerModule(
         student,
-        of_the_same_images(teacher),
+        LiveTeacher(teacher),
         options=OPTIONS | LONGER,
         data=data,
         log_metrics=lambda metrics, step: None,
@@ -192,7 +192,7 @@ def test_a_distilled_student_moves_towards_its_teacher(data, tmp_path: Path):
     assert not any("teacher" in name for name in module.state_dict())
 
 
-def recorded(path: Path, image_ids: list[str]) -> Path:
+def embeddings_file(path: Path, image_ids: list[str]) -> Path:
     """Embeddings by image id: the first half points one way, the others the other way."""
     half = len(image_ids) // 2
     rows = [[1.0] + [0.0] * 15] * half + [[0.0] * 15 + [1.0]] * (len(image_ids) - half)
@@ -200,29 +200,44 @@ def recorded(path: Path, image_ids: list[str]) -> Path:
     return path
 
 
-def test_an_outside_teacher_is_matched_by_image_id(data, tmp_path: Path):
+def test_a_recorded_teacher_is_matched_by_image_id(data, tmp_path: Path):
     ids = list(data.image_ids)
-    path = recorded(tmp_path / "embeddings.parquet", ids)
-    targets = of_the_clean_crops(path, ids[::-1])
-    batch = {"index": torch.tensor([0, len(ids) - 1])}
-    found = targets(torch.zeros(2, 3, 112, 112), batch)
-    assert found[:, 0].tolist() == [0.0, 1.0]  # the last image's, then the first's
+    path = embeddings_file(tmp_path / "embeddings.parquet", ids)
+    found = recorded(path, [ids[-1], ids[0]])
+    assert found[:, 0].tolist() == [0.0, 1.0]
     assert found[:, 15].tolist() == [1.0, 0.0]
     with pytest.raises(FoundryError, match=r"no embedding of stranger.*curate\.judge: sface"):
-        of_the_clean_crops(path, [*ids, "stranger"])
+        recorded(path, [*ids, "stranger"])
 
 
-def test_an_outside_teacher_teaches(data, tmp_path: Path):
+def test_a_recorded_teachers_loss_at_known_angles():
+    """Centres at 0, 90 and 180 degrees of a plane, a student at 60 that should be at 90."""
+    teacher = RecordedTeacher(
+        torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),
+        scale=10.0,
+        margin_cos=0.3,
+        regression=4.0,
+    )
+    student = 3.0 * torch.tensor([[0.5, 3**0.5 / 2]])
+    loss = teacher.loss(student, torch.zeros(1, 3, 112, 112), {"index": torch.tensor([1])})
+    cosines = np.array([0.5, np.sqrt(0.75), -0.5])
+    logits = 10 * (cosines - [0, 0.3, 0])
+    softmax = np.exp(logits) / np.exp(logits).sum()
+    assert loss.item() == pytest.approx(-np.log(softmax[1]) + 4 * (1 - cosines[1]), rel=1e-5)
+
+
+def test_a_recorded_teacher_teaches(data, tmp_path: Path):
     torch.manual_seed(5)
+    path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids))
     module = DistillerModule(
         build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16),
-        of_the_clean_crops(recorded(tmp_path / "e.parquet", list(data.image_ids)), data.image_ids),
+        RecordedTeacher(recorded(path, data.image_ids), scale=4.0, margin_cos=0.1, regression=4.0),
         options=OPTIONS | LONGER,
         data=data,
         log_metrics=lambda metrics, step: None,
     )
     curves = fit(module, tmp_path)
-    assert curves[-1]["loss"] < 0.7 * curves[0]["loss"]
+    assert curves[-1]["loss"] < 0.8 * curves[0]["loss"]
 
 
 def test_training_stops_where_validation_no_longer_improves(data, tmp_path: Path):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,36 +25,72 @@ from facefoundry.trained_model import train
 from facefoundry.training import LogMetrics, TrainingModule
 
 TEACHERS = ("own", "sface")
-Targets = Callable[[torch.Tensor, Batch], torch.Tensor]
+
+
+class Teacher(Protocol):
+    """Where the student's embeddings should lie."""
+
+    def loss(self, student: torch.Tensor, images: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """student: (B, D) embeddings of images (B, 3, 112, 112) in [-1, 1]; the batch they are of.
+        A scalar; no label is used."""
 
 
 class DistillerModule(TrainingModule):
-    """Trains `backbone` to the directions of a teacher's embeddings.
+    """Trains `backbone` by a teacher."""
 
-    targets: (images (B, 3, 112, 112) in [-1, 1], their batch) -> the teacher's (B, D).
-    Loss: 1 - cosine, mean over the batch (Shi et al., "ShrinkTeaNet", 2019, angular loss).
-    No labels are used.
-    """
-
-    def __init__(self, backbone: nn.Module, targets: Targets, **common: Any) -> None:
+    def __init__(self, backbone: nn.Module, teacher: Teacher, **common: Any) -> None:
         super().__init__(backbone, **common)
-        self.targets = targets
+        self.teacher = teacher
 
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.teacher.loss(self.embed(images).float(), images, batch)
+
+
+class LiveTeacher:
+    """A frozen net that sees what the student sees, augmentation and all. Loss: 1 - cosine, mean
+    over the batch (Shi et al., "ShrinkTeaNet", 2019, angular loss)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net.eval().requires_grad_(False)
+
+    def loss(self, student: torch.Tensor, images: torch.Tensor, _batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            target = self.targets(images, batch).float()
-        return (1 - functional.cosine_similarity(self.embed(images).float(), target)).mean()
+            target = self.net.to(images.device)(images).float()
+        return away(student, target)
 
 
-def of_the_same_images(teacher: nn.Module) -> Targets:
-    """A frozen teacher that sees what the student sees, augmentation and all."""
-    teacher.eval().requires_grad_(False)
-    return lambda images, _batch: teacher.to(images.device)(images)
+class RecordedTeacher:
+    """Embeddings (N, D) of the faces as they are, made once: the student also learns to see
+    through the augmentation.
+
+    Regression alone teaches what all faces share first and what tells two apart last. So the
+    student must also find the image's own embedding among those of all images: cross-entropy over
+    them as fixed centres, as AdaDistill (Boutros et al., ECCV 2024) has it for identities.
+    scale, margin_cos: of the cosines in it, as in CosFace. regression: weight of 1 - cosine
+    beside it.
+    """
+
+    def __init__(
+        self, embeddings: torch.Tensor, scale: float, margin_cos: float, regression: float
+    ) -> None:
+        self.centres = functional.normalize(embeddings)
+        self.scale, self.margin_cos, self.regression = scale, margin_cos, regression
+
+    def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
+        centres, own = self.centres.to(student.device), batch["index"].to(student.device)
+        cosine = functional.normalize(student) @ centres.T
+        margin = self.margin_cos * functional.one_hot(own, len(centres))
+        found = functional.cross_entropy(self.scale * (cosine - margin), own)
+        return found + self.regression * away(student, centres[own])
 
 
-def of_the_clean_crops(embeddings: Path, image_ids: Sequence[str]) -> Targets:
-    """A teacher's embeddings by image id, made once from the faces as they are: the student also
-    learns to see through the augmentation. Raises FoundryError where one is missing."""
+def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine of (B, D) and (B, D)."""
+    return (1 - functional.cosine_similarity(student, target)).mean()
+
+
+def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:
+    """A teacher's embeddings (N, D) by image id. Raises FoundryError where one is missing."""
     table = pq.read_table(embeddings)
     places = {name: place for place, name in enumerate(table["image_id"].to_pylist())}
     missing = [name for name in image_ids if name not in places]
@@ -64,8 +100,7 @@ def of_the_clean_crops(embeddings: Path, image_ids: Sequence[str]) -> Targets:
             " distill.teacher: sface needs curate.judge: sface"
         )
     rows = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
-    targets = torch.from_numpy(rows[[places[name] for name in image_ids]])
-    return lambda images, batch: targets[batch["index"].cpu()].to(images.device)
+    return torch.from_numpy(rows[[places[name] for name in image_ids]]).float()
 
 
 def distill_student(
@@ -88,11 +123,10 @@ def distill_student(
     pl.seed_everything(options["seed"], verbose=False)
     student = build_backbone(**options["backbone"], embedding_size=spec.embedding_size)
     start_from(student, trained)
-    targets = (
-        of_the_clean_crops(Path(options["embeddings"]), data.image_ids)
-        if outside
-        else of_the_same_images(trained)
-    )
+    teacher: Teacher = LiveTeacher(trained)
+    if outside:
+        embeddings = recorded(Path(options["embeddings"]), data.image_ids)
+        teacher = RecordedTeacher(embeddings, **options["recorded"])
     options = dict(options) | {
         "embedding_size": spec.embedding_size,
         "model_sha256": sha256((model / WEIGHTS).read_bytes()).hexdigest(),
@@ -100,7 +134,7 @@ def distill_student(
 
     def distil(student: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
         module = DistillerModule(
-            student, targets, options=options, data=data, log_metrics=log_metrics
+            student, teacher, options=options, data=data, log_metrics=log_metrics
         )
         return train(module, faces, out, options["backbone"], chain)
 
