@@ -126,6 +126,9 @@ class TrainingModule(pl.LightningModule):
         )
         return train_loader(self.data.train, shares, options["loader_workers"])
 
+    def on_train_epoch_start(self) -> None:
+        record("begun", path=self.cache, step=self.step)
+
     def on_train_epoch_end(self) -> None:
         strategy = self.trainer.strategy
         point = {
@@ -181,7 +184,7 @@ class TrainingModule(pl.LightningModule):
         for name, content in ((BEST, state["module"]), (LAST, state))[not best :]:
             with atomic(cache / name) as temporary, temporary.open("wb") as file:
                 torch.save(content, file)
-        record("checkpoint", path=cache / LAST, step=self.step)
+        record("done", path=cache, step=self.step)
 
     def _validate(self) -> float:
         """Equal error rate on all pairs of the held-out identities."""
