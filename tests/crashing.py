@@ -185,34 +185,3 @@ def trials(crashes: Crashes, stage: str, whole: Outcome, count: int, seed: int) 
             redone, final = killed.begun + again.begun - whole.begun, again.output
         found.append(Trial(moment, killed.output, redone, final))
     return found
-
-    def remove(self, stage: str) -> None:
-        """As DVC does before it runs a stage."""
-        shutil.rmtree(self.project / OUT[stage], ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What one kill did. visible: files that a reader found after it. redone: units of work that
-    were begun once more than in a run without a kill."""
-
-    moment: float
-    visible: dict[str, str]
-    redone: int
-    final: dict[str, str]
-
-
-def trials(crashes: Crashes, stage: str, whole: Outcome, count: int, seed: int) -> list[Trial]:
-    """Kill a stage `count` times at moments drawn over the length of a whole run, and let it go
-    on. A run that ends before its moment is no trial."""
-    rng, found = random.Random(seed), []
-    while len(found) < count:
-        crashes.remove(stage)
-        moment = rng.uniform(0, whole.seconds)
-        killed = crashes.run(stage, kill_after=moment)
-        if killed.killed:
-            crashes.remove(stage) if not killed.output else None
-            again = crashes.run(stage) if killed.output != whole.output else killed
-            redone = killed.begun + again.begun - whole.begun if again is not killed else 0
-            found.append(Trial(moment, killed.output, redone, again.output))
-    return found

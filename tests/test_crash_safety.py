@@ -1,7 +1,5 @@
-"""kill -9 at random moments of every long stage: nothing partial is seen, next to nothing is redone,
-and the output is that of a run that nobody disturbed."""
-
-from pathlib import Path
+"""kill -9 at random moments of every long stage: nothing partial is seen, next to nothing is done
+again, and the output is that of a run that nobody disturbed."""
 
 import pytest
 from crashing import OUT, Crashes, trials
