@@ -56,6 +56,19 @@ OVERRIDES = {
     "distill": [*SHORT, *NET, "prune.share=0.5", "prune.steps=4"],
 }
 
+# the stages themselves are read from the checkout by each run
+PRELOADED = [
+    "pytest",
+    "crashing",
+    "facefoundry.align",
+    "facefoundry.curation.run",
+    "facefoundry.distiller",
+    "facefoundry.preview",
+    "facefoundry.recognizer",
+    "facefoundry.synthesis.import_faces",
+    "facefoundry.synthesis.run",
+]
+
 
 def make_project(project: Path) -> Path:
     """Inputs of every stage but distill, whose teacher `train` makes."""
@@ -109,11 +122,7 @@ class Crashes:
     def __init__(self, project: Path) -> None:
         self.project = make_project(project)
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(
-            ["pytest", "crashing", "facefoundry.recognizer", "facefoundry.distiller"]
-            + ["facefoundry.curation.run", "facefoundry.synthesis.import_faces"]
-            + ["facefoundry.align", "facefoundry.synthesis.run", "facefoundry.preview"]
-        )
+        self._context.set_forkserver_preload(PRELOADED)
 
     def run(self, stage: str, *more: str, kill_after: float | None = None) -> Outcome:
         """Run a stage, killed with all its processes after some seconds if it still runs then."""
