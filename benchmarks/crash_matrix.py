@@ -38,8 +38,8 @@ def main() -> None:
         "| stage | shards or epochs | a whole run | kills | partial outputs seen |"
         " redone at most | same SHA-256 |\n|---|---|---|---|---|---|---|"
     )
-    with tempfile.TemporaryDirectory() as directory:
-        crashes = Crashes(Path(directory))
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as logs:
+        crashes = Crashes(Path(directory), Path(logs))
         for stage in OUT:
             print(row(crashes, stage, options.kills, options.seed), flush=True)
 

@@ -27,7 +27,7 @@ from facefoundry import manifest
 from facefoundry.alignment import TEMPLATE
 from facefoundry.journal import VARIABLE
 from facefoundry.shards import write_shard
-from facefoundry.stage import run_trial
+from facefoundry.stage import _or_exit, run_trial
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for stages/
@@ -102,36 +102,42 @@ def run_stage(project: Path, stage: str, overrides: list[str], log: Path) -> Non
     os.environ[VARIABLE] = str(log)
     sys.modules["mlflow"] = MagicMock()
     main = importlib.import_module(f"stages.{stage}").main
-    with log.with_suffix(".err").open("a") as words, contextlib.redirect_stderr(words):
-        run_trial(stage, main.__wrapped__, overrides, "crash", "crash")
+    with log.with_suffix(".err").open("w") as words, contextlib.redirect_stderr(words):
+        try:
+            _or_exit(stage, lambda: run_trial(stage, main.__wrapped__, overrides, "toy", "toy"))
+        except SystemExit as end:
+            words.write(f"{end.code}\n")
+            raise SystemExit(1) from None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """begun: units of work (shards, epochs) that were begun. output: see `Crashes.output`."""
+    """begun: units of work (shards, epochs) that were begun. words: what it said on standard error.
+    output: see `Crashes.output`."""
 
     seconds: float
     begun: int
     killed: bool
+    exit_status: int
+    words: str
     output: dict[str, str]
 
 
 class Crashes:
-    """Runs and kills the stages of one toy project."""
+    """Runs and kills the stages of one toy project; `logs` is where they say what they do."""
 
-    def __init__(self, project: Path) -> None:
-        self.project = make_project(project)
+    def __init__(self, project: Path, logs: Path) -> None:
+        self.project, self.logs = make_project(project), logs
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 
     def run(self, stage: str, *more: str, kill_after: float | None = None) -> Outcome:
         """Run a stage, killed with all its processes after some seconds if it still runs then."""
-        log = self.project / "log.jsonl"
+        log = self.logs / "log.jsonl"
         log.unlink(missing_ok=True)
         overrides = [f"out={OUT[stage]}", *OVERRIDES[stage], *more]
-        process = self._context.Process(
-            target=run_stage, args=(self.project, stage, overrides, log)
-        )
+        arguments = (self.project, stage, overrides, log)
+        process = self._context.Process(target=run_stage, args=arguments)
         process.start()
         begins = self._wait_for(log, process)
         process.join(kill_after)
@@ -139,9 +145,10 @@ class Crashes:
         if killed:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        assert killed or process.exitcode == 0, log.with_suffix(".err").read_text()
+        seconds = time.monotonic() - begins
         begun = sum(json.loads(line)["event"] == "begun" for line in log.read_text().splitlines())
-        return Outcome(time.monotonic() - begins, begun, killed, self.output(stage))
+        words = log.with_suffix(".err").read_text()
+        return Outcome(seconds, begun, killed, process.exitcode, words, self.output(stage))
 
     def _wait_for(self, log: Path, process) -> float:
         """The moment at which the stage itself begins."""

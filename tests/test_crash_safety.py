@@ -9,12 +9,13 @@ KILLS = 3
 
 @pytest.fixture(scope="module")
 def crashes(tmp_path_factory) -> Crashes:
-    return Crashes(tmp_path_factory.mktemp("crashes"))
+    return Crashes(tmp_path_factory.mktemp("crashes"), tmp_path_factory.mktemp("logs"))
 
 
 @pytest.mark.parametrize("stage", OUT)
 def test_a_killed_stage_shows_nothing_partial_and_ends_in_the_same_bytes(crashes, stage: str):
     whole = crashes.run(stage)
+    assert whole.exit_status == 0, whole.words
     assert whole.begun > KILLS
     for trial in trials(crashes, stage, whole, KILLS, seed=0):
         assert trial.visible in ({}, whole.output), trial.moment
