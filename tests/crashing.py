@@ -32,9 +32,9 @@ from facefoundry.stage import _or_exit, run_trial
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for stages/
 
-IDENTITIES, IMAGES, PER_SHARD = 24, 8, 16
+IDENTITIES, IMAGES, PER_SHARD = 12, 6, 6
 NET = ["backbone.widths=[16,16,16]", "backbone.blocks=[1,1,1]", "backbone.head=8"]
-SHORT = ["steps=12", "validate_every=2", "batch_size=8", "precision=32-true", "augmentation=none"]
+SHORT = ["steps=10", "validate_every=1", "batch_size=8", "precision=32-true", "augmentation=none"]
 OUT = {
     "synthesize": "data/synthesize",
     "curate": "data/curate",
