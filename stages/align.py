@@ -14,7 +14,7 @@ from facefoundry.stage import stage
 @stage("align")
 def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
     crops = align(Path(cfg.faces), out, cfg.images_per_shard, cfg.workers)
-    write_preview(crops, out / "preview.png")
+    write_preview(crops, out / "preview.png", out / "shards")
     return {"identities": len(crops["identity"].unique()), "images": len(crops)}
 
 

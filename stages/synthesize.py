@@ -23,7 +23,7 @@ def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
         workers=cfg.workers,
         policy=cfg.policy,
     )
-    write_preview(faces, out / "preview.png")
+    write_preview(faces, out / "preview.png", out / "shards")
     return {
         "identities": len(faces["identity"].unique()),
         "images": len(faces),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from facefoundry.backbones import build_backbone, count_parameters
@@ -68,7 +68,7 @@ def save_model(directory: Path, backbone: nn.Module, spec: ModelSpec) -> None:
     state = {name: value.contiguous().cpu() for name, value in backbone.state_dict().items()}
     _check_finite(state, directory / WEIGHTS)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(state, directory / WEIGHTS)
+    (directory / WEIGHTS).write_bytes(save(state))  # its own writing has its own disk errors
     (directory / SPEC).write_text(text + "\n", encoding="utf-8")
     parameters = count_parameters(backbone)
     card = model_card(asdict(spec), parameters, (directory / WEIGHTS).stat().st_size)

@@ -12,13 +12,23 @@ from facefoundry.shards import read_member
 
 
 def write_preview(
-    dataset: pa.Table, path: Path, identities: int = 8, images: int = 12, cell: int = 112
+    dataset: pa.Table,
+    path: Path,
+    shards: Path | None = None,
+    identities: int = 8,
+    images: int = 12,
+    cell: int = 112,
 ) -> None:
-    """Save the first images of some identities, spread evenly over the dataset."""
+    """Save the first images of some identities, spread evenly over the dataset.
+
+    shards: their folder, while they are not yet where the dataset says.
+    """
     names = sorted(set(dataset["identity"].to_pylist()))
     chosen = names[:: max(len(names) // identities, 1)][:identities]
     rows: dict[str, list[Image]] = {name: [] for name in chosen}
     for row in manifest.rows(dataset):
+        if shards:
+            row["shard"] = shards / Path(row["shard"]).name
         if row["identity"] in rows and len(rows[row["identity"]]) < images:
             rows[row["identity"]].append(decode_image(read_member(row), row["image_id"]))
     save_png(contact_sheet(list(rows.values()), cell), path)

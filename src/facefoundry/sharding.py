@@ -1,7 +1,8 @@
 """Work over shards: a pool of processes, each shard kept the moment it is done.
 
 A shard's tar and its rows land under `.cache/<stage>/<key>` by atomic rename, rows last, so a
-shard whose rows are there is whole. A killed run finds them again; the stage publishes at the end.
+shard whose rows are there is whole. A killed run finds them again. The pool dies with the run: by
+Ctrl-C, which only the run itself hears, and by `kill -9`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import cv2
@@ -23,6 +27,8 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from facefoundry import manifest
+from facefoundry.journal import record
+from facefoundry.keeping import CACHE, atomic, discard, final_path, link
 from facefoundry.progress import track
 from facefoundry.shards import write_shard
 
@@ -30,8 +36,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 Row = dict[str, Any]
 Build = Callable[[Sequence[T]], Iterable[tuple[Row, bytes]]]
-
-CACHE = Path(".cache")
 
 
 def cache_key(config: Mapping[str, Any], *inputs: Path) -> str:
@@ -61,17 +65,16 @@ def build_shards(
     """
     cache = CACHE / out.name / key
     cache.mkdir(parents=True, exist_ok=True)
-    shards = out / "shards"
-    task = partial(_build_shard, build, cache, shards)
+    task = partial(_build_shard, build, cache, final_path(out) / "shards")
     numbered = list(enumerate(chunks))
     tables = [
         pq.read_table(path) for path in run_pool(task, numbered, workers, f"{out.name}: shards")
     ]
-    _publish(cache, shards, len(chunks))
+    _lay_out(cache, out / "shards", len(chunks))
     merged = pa.concat_tables(tables).sort_by("image_id")
     merged = manifest.with_licences(merged, licences)
     manifest.write(merged, out)
-    shutil.rmtree(cache)
+    discard(cache)
     return merged
 
 
@@ -80,29 +83,43 @@ def run_pool(function: Callable[[T], R], items: Sequence[T], workers: int, label
     if workers <= 1 or len(items) <= 1:
         return [function(item) for item in track(items, label)]
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_one_thread
+        workers, mp_context=get_context("spawn"), initializer=_start_worker
     ) as pool:
-        futures = {pool.submit(function, item): place for place, item in enumerate(items)}
         results: dict[int, R] = {}
         try:
+            with _interrupts_held():
+                futures = {pool.submit(function, item): place for place, item in enumerate(items)}
             for future in track(as_completed(futures), label, total=len(items)):
                 results[futures[future]] = future.result()
         except BaseException:
-            _cancel(futures)
+            for process in active_children():
+                process.kill()  # or leaving the block would wait for every shard in work
             raise
     return [results[place] for place in range(len(items))]
 
 
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started inside never hear Ctrl-C; this one hears it when the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _one_thread() -> None:
-    """One thread for each worker, or two workers fight over two cores."""
+def _start_worker() -> None:
+    """One thread for each worker, or two workers fight over two cores; and no worker outlives the
+    run that it works for."""
+    Thread(target=_end_with, args=[parent_process()], daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
     threadpool_limits(1)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _build_shard(
@@ -113,7 +130,7 @@ def _build_shard(
 
     def make() -> pa.Table:
         built = list(build(chunk))
-        with _atomic(cache / f"{name}.tar") as temporary:
+        with atomic(cache / f"{name}.tar") as temporary:
             members = ((f"{row['image_id']}.jpg", data) for row, data in built)
             places = write_shard(temporary, members)
         return manifest.table(
@@ -130,31 +147,19 @@ def kept(path: Path, make: Callable[[], pa.Table]) -> Path:
     The path is what a worker hands over: a table that came through a pipe is written to other
     bytes than one that came from a file.
     """
-    if not path.is_file():
-        with _atomic(path) as temporary:
-            pq.write_table(make(), temporary)
+    if path.is_file():
+        record("kept", path=path)
+        return path
+    record("begun", path=path)
+    with atomic(path) as temporary:
+        pq.write_table(make(), temporary)
+    record("done", path=path)
     return path
 
 
-class _atomic:  # noqa: N801 - reads as a verb at its call sites
-    """A temporary path that takes its final name only when the block ends well."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
-
-
-def _publish(cache: Path, shards: Path, count: int) -> None:
+def _lay_out(cache: Path, shards: Path, count: int) -> None:
+    """By links, so that a kill from here on finds the cache whole."""
     shutil.rmtree(shards, ignore_errors=True)
     shards.mkdir(parents=True)
     for number in range(count):
-        shutil.move(cache / f"{number:06d}.tar", shards / f"{number:06d}.tar")
+        link(cache / f"{number:06d}.tar", shards / f"{number:06d}.tar")

@@ -25,7 +25,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from facefoundry.cost import Meter
-from facefoundry.errors import FoundryError
+from facefoundry.errors import FoundryError, is_disk_full
+from facefoundry.journal import record
+from facefoundry.keeping import published, until_done
 from facefoundry.params import check_choices, check_params, knob
 
 StageFunction = Callable[[DictConfig, Path], Mapping[str, Any]]
@@ -116,14 +118,16 @@ def _process_rank() -> int:
 def _tracked(
     name: str, function: StageFunction, cfg: DictConfig, out: Path, pipeline: str, label: str
 ) -> dict[str, Any]:
-    """Run the stage inside its MLflow run and write metrics.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    with _mlflow_run(name, cfg, pipeline, label) as mlflow:
+    """Run the stage inside its MLflow run, write metrics.json, and publish all of its output."""
+    record("stage begins", stage=name, out=out)
+    with until_done(), _mlflow_run(name, cfg, pipeline, label) as mlflow:
         meter = Meter()
-        metrics = dict(function(cfg, out))
-        metrics["cost"] = meter.spent()
-        text = json.dumps(metrics, indent=2, allow_nan=False)
-        (out / "metrics.json").write_text(text + "\n")
+        with published(out) as partial:
+            metrics = dict(function(cfg, partial))
+            metrics["cost"] = meter.spent()
+            text = json.dumps(metrics, indent=2, allow_nan=False)
+            (partial / "metrics.json").write_text(text + "\n")
+        record("stage ends", stage=name, out=out, metrics=metrics)
         numbers = {k: v for k, v in _flatten(metrics).items() if isinstance(v, int | float)}
         mlflow.log_metrics({_metric_key(k): float(v) for k, v in numbers.items()})
     return metrics
@@ -208,7 +212,13 @@ def _or_exit(name: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except FoundryError as error:
-        sys.exit(f"{name}: {error}")
+        line = str(error)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        line = f"the disk is full ({error}); free some and run it again: it goes on from here"
+    record("stage fails", stage=name, reason=line)
+    sys.exit(f"{name}: {line}")
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

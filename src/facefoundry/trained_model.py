@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from facefoundry import __version__, manifest
 from facefoundry.backbones import count_parameters
 from facefoundry.data import TrainingData
 from facefoundry.evaluation import calibrate
+from facefoundry.keeping import CACHE, discard
 from facefoundry.licences import merged
 from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.precision import resolve_precision
-from facefoundry.sharding import CACHE, cache_key
+from facefoundry.sharding import cache_key
 from facefoundry.training import Chain, TrainingModule, embedder, fit
 
 
@@ -45,7 +45,7 @@ def train(
     )
     save_model(out, module.trained, spec)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
-    shutil.rmtree(cache)
+    discard(cache)
     return {
         "steps": int(curves[-1]["step"]),
         "identities": data.identities,

@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import Batch, TrainingData, normalise, train_loader
 from facefoundry.errors import DivergedError
+from facefoundry.journal import record
+from facefoundry.keeping import atomic
 from facefoundry.optim import build_optimizer, build_schedule, moving_average
 from facefoundry.samplers import SAMPLERS, EpochSampler, Shares, choose_sampling
 from facefoundry.trainers import build_trainer
@@ -72,6 +74,13 @@ class TrainingModule(pl.LightningModule):
         return int(self._resumed.get("step", 0)) + self.global_step
 
     @property
+    def steps_left(self) -> int:
+        """0 too where validation has not improved for the share `patience` of the steps."""
+        stale = self.step - self.curves[best_point(self.curves)]["step"] if self.curves else 0
+        total = int(self.options["steps"])
+        return 0 if stale >= self.options["patience"] * total else total - self.step
+
+    @property
     def trained(self) -> nn.Module:
         """The net that is validated and kept: the moving average where there is one."""
         return self.average.module if self.average else self.backbone
@@ -117,6 +126,9 @@ class TrainingModule(pl.LightningModule):
         )
         return train_loader(self.data.train, shares, options["loader_workers"])
 
+    def on_train_epoch_start(self) -> None:
+        record("begun", path=self.cache, step=self.step)
+
     def on_train_epoch_end(self) -> None:
         strategy = self.trainer.strategy
         point = {
@@ -133,8 +145,7 @@ class TrainingModule(pl.LightningModule):
         self.sampler.start_at(len(self.curves))  # Lightning sets no epoch of batch samplers
         if self.cache:
             self._save(self.cache)
-        stale = self.step - self.curves[best_point(self.curves)]["step"]
-        self.trainer.should_stop = stale >= self.options["patience"] * self.options["steps"]
+        self.trainer.should_stop = not self.steps_left
 
     def _tell(self, point: Mapping[str, float]) -> None:
         if not sys.stderr.isatty():
@@ -171,8 +182,9 @@ class TrainingModule(pl.LightningModule):
         cache.mkdir(parents=True, exist_ok=True)
         best = best_point(self.curves) == len(self.curves) - 1
         for name, content in ((BEST, state["module"]), (LAST, state))[not best :]:
-            torch.save(content, cache / f"{name}.tmp")
-            (cache / f"{name}.tmp").replace(cache / name)
+            with atomic(cache / name) as temporary, temporary.open("wb") as file:
+                torch.save(content, file)
+        record("done", path=cache, step=self.step)
 
     def _validate(self) -> float:
         """Equal error rate on all pairs of the held-out identities."""
@@ -215,8 +227,11 @@ def fit(module: TrainingModule, cache: Path) -> Curves:
     steps; the best weights by validation win. Goes on from the checkpoint that a killed run left
     in `cache`, which must be named by a hash of everything that the result depends on."""
     module.resume(cache)
-    trainer = build_trainer(module.options, module.options["steps"] - module.step)
-    trainer.fit(module)
+    trainer = build_trainer(module.options, module.steps_left)
+    try:
+        trainer.fit(module)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     if trainer.is_global_zero:
         module.load_state_dict(torch.load(cache / BEST, weights_only=True))
     return module.curves

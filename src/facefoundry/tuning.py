@@ -25,9 +25,9 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from facefoundry.errors import DivergedError, FoundryError
+from facefoundry.keeping import CACHE
 from facefoundry.params import CONF, REFERENCE, chosen_groups, load_params
 from facefoundry.recognizer import train_recognizer
-from facefoundry.sharding import CACHE
 from facefoundry.stage import log_metrics, plain, run_trial
 
 SPACE = CONF / "tune.yaml"

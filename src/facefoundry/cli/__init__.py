@@ -21,6 +21,7 @@ SUBJECTS: tuple[str, ...] = (
     "faces",
     "models",
     "service",
+    "signatures",
     "tuning",
 )
 

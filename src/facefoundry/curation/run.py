@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -22,9 +21,10 @@ from facefoundry.benchmarks import Embed, embed_images
 from facefoundry.curation import rules
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, contact_sheet, decode_image, save_png
+from facefoundry.keeping import CACHE, discard
 from facefoundry.licences import SFACE, YUNET, enforce, merged
 from facefoundry.references import sface
-from facefoundry.sharding import CACHE, Row, cache_key, chunked, kept, run_pool
+from facefoundry.sharding import Row, cache_key, chunked, kept, run_pool
 from facefoundry.shards import read_member
 
 SCHEMA = manifest.SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
@@ -89,7 +89,7 @@ def curate(
     write_embeddings(decisions.rows, out / EMBEDDINGS)
     (out / "removed.json").write_text(json.dumps(decisions.removed, indent=1) + "\n")
     write_removed_sheet(measured, decisions.removed, out / "removed.png")
-    shutil.rmtree(CACHE / out.name, ignore_errors=True)
+    discard(CACHE / out.name)
     names, labels = decisions.labels()
     counts = np.bincount(labels)
     return {
@@ -165,9 +165,8 @@ def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -
 def measure(faces: Path, out: Path, chunk: int, judge: str, workers: int) -> list[Row]:
     """Rows of the dataset `faces` with phash and, by a judge, landmarks, quality and embedding."""
     source = manifest.rows(manifest.read(faces))
-    cache = (
-        CACHE / out.name / cache_key({"chunk": chunk, "judge": judge}, faces / manifest.MANIFEST)
-    )
+    key = cache_key({"chunk": chunk, "judge": judge}, faces / manifest.MANIFEST)
+    cache = CACHE / out.name / key
     cache.mkdir(parents=True, exist_ok=True)
     chunks = list(enumerate(chunked(source, chunk)))
     paths = run_pool(partial(_measure_chunk, cache, judge), chunks, workers, f"{out.name}: chunks")
