@@ -59,6 +59,7 @@ def face_rng(seed: int, identity: str, index: int) -> np.random.Generator:
 GENERATORS = {
     "stylegan": "StyleGan",
     "render": "Render",
+    "hub": "Hub",
     "import": "ImportFaces",
     "mix": "Mix",
 }
