@@ -1,5 +1,6 @@
 """params.yaml and conf/: every knob is asked for, every option composes, every slip is named."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_every_knob_is_asked_for(project):
             "train",
             "train.loss is 'arkface', not one of adaface",
         ),
-        ("generator: mix", "generator: mixx", "synthesize", "not one of import, mix, render"),
+        ("generator: mix", "generator: mixx", "synthesize", "not one of .*import, mix, .*render"),
         ("seed: 0", "seed: [", "split", "params.yaml: not YAML"),
         ("seed: 0", "- seed", "split", "params.yaml"),
     ],
@@ -116,7 +117,7 @@ def fails_with_one_line(project: Path, *command: str) -> str:
 def test_a_misspelt_knob_stops_a_stage_before_it_writes(project):
     replace_in(Path("params.yaml"), generator="stylegun")
     line = fails_with_one_line(project, "stages.synthesize")
-    assert "synthesize.generator is 'stylegun', not one of import, mix, render, stylegan" in line
+    assert re.search("synthesize.generator is 'stylegun', not one of .*import, .*stylegan", line)
     assert not Path("data").exists()
 
 

@@ -12,7 +12,7 @@ from facefoundry import manifest
 from facefoundry.cli import build_app
 from facefoundry.errors import FoundryError
 from facefoundry.formats import LAYOUTS, layout
-from facefoundry.images import encode_jpeg
+from facefoundry.images import decode_image, encode_jpeg
 from facefoundry.shards import read_member
 from facefoundry.synthesis.run import synthesize
 
@@ -56,6 +56,19 @@ def test_the_croissant_file_is_valid_and_knows_the_bytes(project: Path, monkeypa
     assert not dataset.metadata.ctx.issues.errors
     (tar,) = dataset.metadata.distribution
     assert tar.name == "000000.tar"
+
+
+def test_a_croissant_reader_finds_images_and_identities(project: Path, monkeypatch, tmp_path):
+    monkeypatch.chdir(project)
+    out = tmp_path / "out"
+    arguments = ["export-faces", str(out), "--faces", "data/faces", "--layout", "parquet"]
+    assert CliRunner().invoke(build_app(), arguments).exit_code == 0
+    records = list(mlcroissant.Dataset(jsonld=out / "croissant.json").records("train-00000"))
+    rows = manifest.rows(manifest.read(Path("data/faces")))
+    found = [(row["train-00000/identity"], row["train-00000/image"].size) for row in records]
+    assert found == [(row["identity"].encode(), (30, 30)) for row in rows]
+    first = np.asarray(records[0]["train-00000/image"])
+    assert np.array_equal(first, decode_image(read_member(rows[0]), "first"))
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project: Path, monkeypatch, tmp_path):

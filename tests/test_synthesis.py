@@ -7,9 +7,11 @@ import pytest
 
 from facefoundry import manifest
 from facefoundry.alignment import Detector
+from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
 from facefoundry.images import encode_jpeg
 from facefoundry.synthesis import GENERATORS, build_generator, face_rng, mobile_stylegan, stylegan
+from facefoundry.synthesis.mobile_stylegan import ENGINES
 from facefoundry.synthesis.run import synthesize
 
 TINY = {"name": "stylegan", "cut": 64, "fit_images": 12}
@@ -42,7 +44,7 @@ def test_the_linear_head_paints_what_the_full_network_paints():
     head = mobile_stylegan.fit_head(styles[:8], 64)
     full = mobile_stylegan.Synthesis(64, threads=2, full=True)
     for style in styles[8:]:
-        features, image = full(style[None])
+        features, image = (output[0] for output in full(style[None, None]))
         painted = mobile_stylegan.paint(features, head) / 127.5 - 1
         small = image.reshape(3, 256, 4, 256, 4).mean((2, 4)).clip(-1, 1).transpose(1, 2, 0)
         psnr = 10 * np.log10(4 / np.mean((painted - small) ** 2))
@@ -51,9 +53,9 @@ def test_the_linear_head_paints_what_the_full_network_paints():
 
 def test_one_style_for_every_group_is_the_network_as_published():
     style = mobile_stylegan.Mapping()(np.ones((1, 512), np.float32))
-    cut = mobile_stylegan.Synthesis(64)(np.repeat(style, 5, axis=0))[0]
-    whole = mobile_stylegan.Synthesis(64, full=True)(style)[0]
-    assert cut == pytest.approx(whole, abs=1e-3)
+    cut = mobile_stylegan.Synthesis(64)(np.repeat(style[None], 5, axis=1))[0]
+    whole = mobile_stylegan.Synthesis(64, full=True)(style[None])[0]
+    assert np.abs(cut - whole).max() < 1e-3
 
 
 def test_a_style_of_a_stranger_changes_colour_more_than_shape():
@@ -63,13 +65,43 @@ def test_a_style_of_a_stranger_changes_colour_more_than_shape():
     base = np.repeat(own[None], 5, axis=0)
     fine, coarse = base.copy(), base.copy()
     fine[4], coarse[0] = stranger, stranger
-    plain = synthesis(base)[0]
-    assert np.abs(synthesis(fine)[0] - plain).mean() > 0
+    plain, painted, reshaped = synthesis(np.stack([base, fine, coarse]))[0]
+    assert np.abs(painted - plain).mean() > 0
     # the finest group leaves the coarse layout: low-frequency feature energy stays correlated
-    blocks = [
-        m.reshape(256, 16, 8, 16, 8).mean((2, 4)).ravel() for m in (plain, synthesis(coarse)[0])
-    ]
+    blocks = [m.reshape(256, 16, 8, 16, 8).mean((2, 4)).ravel() for m in (plain, reshaped)]
     assert np.corrcoef(*blocks)[0, 1] < 0.9
+
+
+def test_pytorch_and_openvino_paint_the_same():
+    rng = np.random.default_rng(2)
+    latents = rng.standard_normal((10, 512), np.float32)
+    styles = mobile_stylegan.Mapping()(latents)
+    assert mobile_stylegan.Mapping(engine="torch")(latents) == pytest.approx(styles, abs=1e-3)
+    groups = styles.reshape(2, 5, 512)  # two images, each group with a style of its own
+    one, two = (mobile_stylegan.Synthesis(128, engine=name)(groups)[0] for name in ENGINES[1:])
+    assert np.abs(two - one).max() < 1e-2
+    first = styles[:1, None]
+    one, two = (
+        mobile_stylegan.Synthesis(64, full=True, engine=name)(first)[1] for name in ENGINES[1:]
+    )
+    assert one.shape == (1, 3, 1024, 1024)
+    assert np.abs(two - one).max() < 1e-2
+
+
+def test_the_engine_is_chosen_by_the_machine(monkeypatch):
+    for cuda, engine in ((True, "torch"), (False, "openvino")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
+        assert mobile_stylegan.choose_engine("auto") == engine
+        assert mobile_stylegan.choose_engine("torch") == "torch"
+    with pytest.raises(FoundryError, match=r"engine: 'tpu' is not one of auto, openvino, torch"):
+        mobile_stylegan.choose_engine("tpu")
+
+
+def test_the_wheels_network_is_bound_to_its_bytes(generator):
+    (entry,) = generator.licences
+    files = [mobile_stylegan.weights_directory() / name for name in stylegan.WHEEL_FILES]
+    assert entry["sha256"] == sha256_of(*files)
+    assert (entry["commercial"], entry["real_faces"]) == ("no", "yes")
 
 
 def test_a_missing_weights_wheel_says_what_to_install(monkeypatch):

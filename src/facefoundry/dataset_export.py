@@ -23,8 +23,17 @@ CONTEXT = {
     "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/",
     "dct": "http://purl.org/dc/terms/",
+    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "jsonPath": "cr:jsonPath",
     "md5": "cr:md5",
+    "recordSet": "cr:recordSet",
+    "source": "cr:source",
+    "transform": "cr:transform",
 }
 
 
@@ -70,7 +79,30 @@ def croissant(
         "conformsTo": CONFORMS,
         "license": sorted({entry["licence"] for entry in licences}) or ["unknown"],
         "distribution": [_file(path, root) for path in files],
+        "recordSet": [_records(path, root) for path in files if path.suffix == ".parquet"],
     }
+
+
+def _records(path: Path, root: Path) -> dict[str, Any]:
+    """The rows of a parquet file, the one layout in which a row is a whole sample: image, identity
+    and attributes. In the others a reader has to pair files by their names."""
+    place = path.relative_to(root).as_posix()
+
+    def field(column: str, kind: str, **transform: str) -> dict[str, Any]:
+        source = {"fileObject": {"@id": place}, "extract": {"column": column}}
+        return {
+            "@type": "cr:Field",
+            "@id": f"{path.stem}/{column}",
+            "dataType": kind,
+            "source": source | ({"transform": transform} if transform else {}),
+        }
+
+    fields = [
+        field("image", "sc:ImageObject", jsonPath="bytes"),
+        field("identity", "sc:Text"),
+        field("attributes", "sc:Text"),
+    ]
+    return {"@type": "cr:RecordSet", "@id": path.stem, "field": fields}
 
 
 def _file(path: Path, root: Path) -> dict[str, str]:

