@@ -149,7 +149,7 @@ class TrainingModule(pl.LightningModule):
             self._save(self.cache)
         self.trainer.should_stop = not self.steps_left
 
-    def _tell(self, point: Mapping[str, float]) -> None:
+    def _tell(self, point: dict[str, float]) -> None:
         steps_per_second = self.global_step / (time.monotonic() - self._started)
         speed = {
             "images/s": steps_per_second * self.options["batch_size"],
