@@ -218,7 +218,7 @@ def test_mlflow_may_not_unpickle(tmp_path: Path, mark: Path, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'x.db'}")
     model = tmp_path / "model"
-    mlflow.pyfunc.save_model(model, python_model=Harmless())
+    mlflow.pyfunc.save_model(model, python_model=harmless, pip_requirements=["mlflow"])
     (model / "python_model.pkl").write_bytes(pickle.dumps(Bomb(mark)))
     monkeypatch.delenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", raising=False)
     with pytest.raises(Exception, match=r"MLFLOW_ALLOW_PICKLE_DESERIALIZATION"):
@@ -226,9 +226,8 @@ def test_mlflow_may_not_unpickle(tmp_path: Path, mark: Path, monkeypatch):
     assert not mark.exists()
 
 
-class Harmless:
-    def predict(self, context, model_input):
-        return model_input
+def harmless(model_input: list[str]) -> list[str]:
+    return model_input
 
 
 LOADS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
