@@ -172,6 +172,11 @@ class Crashes:
         """As DVC does before it runs a stage."""
         shutil.rmtree(self.project / OUT[stage], ignore_errors=True)
 
+    def forget(self, stage: str) -> None:
+        """The caches, too: the next run begins from nothing."""
+        self.remove(stage)
+        shutil.rmtree(self.project / ".cache" / Path(OUT[stage]).name, ignore_errors=True)
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -189,7 +194,7 @@ def trials(crashes: Crashes, stage: str, whole: Outcome, count: int, seed: int) 
     on. A run that ends before its moment is no trial."""
     rng, found = random.Random(seed), []
     while len(found) < count:
-        crashes.remove(stage)
+        crashes.forget(stage)
         moment = rng.uniform(0, whole.seconds)
         killed = crashes.run(stage, kill_after=moment)
         if not killed.killed:

@@ -11,6 +11,7 @@ import pytest
 
 from facefoundry import manifest, sharding
 from facefoundry.errors import FoundryError
+from facefoundry.keeping import discard
 from facefoundry.sharding import build_shards, chunked
 from facefoundry.shards import read_member, write_shard
 
@@ -116,6 +117,21 @@ def test_a_killed_run_goes_on_and_publishes_nothing_before_its_end(tmp_path: Pat
     assert made == ["0", "1", "2", "3", "4", "5", "6", "6", "7", "8", "9"]
     assert [read_member(row)[0] for row in manifest.rows(table)] == list(range(10))
     assert not (sharding.CACHE / "numbers" / "key").exists()
+
+
+def test_what_a_kill_leaves_of_discarded_work_is_not_used(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work = sharding.CACHE / "numbers/key"
+    work.mkdir(parents=True)
+
+    def dies(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("facefoundry.keeping.shutil.rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        discard(work)
+    assert not work.exists()
 
 
 def test_cache_key_sees_config_and_inputs(tmp_path: Path):

@@ -4,6 +4,7 @@ The corpus is made here, so that nothing dangerous lies in the repository. What 
 module alone (archives, benchmarks' pickles, model.json) is tested beside that module.
 """
 
+import ast
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from onnx import TensorProto, helper
 
 from facefoundry import manifest, stage
@@ -211,6 +213,34 @@ def test_a_manifest_that_is_a_pickle_is_refused(tmp_path: Path, mark: Path):
     assert not mark.exists()
 
 
-def test_mlflow_may_not_unpickle():
-    source = Path(stage.__file__).read_text()
-    assert 'os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"' in source
+def test_mlflow_may_not_unpickle(tmp_path: Path, mark: Path, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'x.db'}")
+    model = tmp_path / "model"
+    mlflow.pyfunc.save_model(model, python_model=harmless, pip_requirements=["mlflow"])
+    (model / "python_model.pkl").write_bytes(pickle.dumps(Bomb(mark)))
+    monkeypatch.delenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", raising=False)
+    with pytest.raises(Exception, match=r"MLFLOW_ALLOW_PICKLE_DESERIALIZATION"):
+        stage._mlflow().pyfunc.load_model(str(model))
+    assert not mark.exists()
+
+
+def harmless(model_input: list[str]) -> list[str]:
+    return model_input
+
+
+LOADS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+
+
+def test_every_load_says_that_it_unpickles_nothing():
+    found = []
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in LOADS:
+                key, wanted = LOADS[name]
+                given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                found.append(name)
+                assert given.get(key) == str(wanted), f"{path}:{node.lineno}"
+    assert set(found) == set(LOADS)

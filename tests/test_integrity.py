@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import run_in
+from typer.testing import CliRunner
 
+from facefoundry import manifest
+from facefoundry.cli import build_app
 from facefoundry.errors import FoundryError
 from facefoundry.integrity import Fault, find_faults
 
@@ -25,6 +28,11 @@ rng = random.Random(0)
 for name in ("data/faces/a.tar", "data/faces/sub/b.json", "single.bin"):
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Path(name).write_bytes(rng.randbytes(5000))
+Path("data/faces/model.json").write_text('{"embedding_size": 128}')
+from facefoundry import manifest
+row = {"identity": "a", "shard": "data/faces/a.tar", "offset": 0, "size": 9}
+rows = [row | {"image_id": name} for name in "abc"]
+manifest.write(manifest.table(rows), Path("data/faces"))
 """
 
 
@@ -97,6 +105,33 @@ def test_a_broken_cache_is_not_used_for_the_repair(made: Path):
     for path, data in kept.items():
         path.write_bytes(data)
     repaired(made, fault)
+
+
+def test_a_missing_row_and_a_wrong_model_json_are_found_and_mended(made: Path):
+    faces = made / "data/faces"
+    manifest.write(manifest.read(faces).slice(1), faces)  # valid in itself, but not what was made
+    (fault,) = find_faults(made)
+    assert fault.path == Path("data/faces/manifest.parquet")
+    repaired(made, fault)
+    (faces / "model.json").write_text('{"embedding_size": 256}')
+    (fault,) = find_faults(made)
+    assert fault.path == Path("data/faces/model.json")
+    repaired(made, fault)
+
+
+def test_the_command_lists_the_repairs_and_fails(made: Path, monkeypatch):
+    monkeypatch.chdir(made)
+    sound = CliRunner().invoke(build_app(), ["check"])
+    assert (sound.exit_code, sound.stdout) == (0, "every output is what its stage wrote\n")
+    before = (made / "single.bin").read_bytes()
+    (made / "single.bin").write_bytes(before[1:])
+    broken = CliRunner().invoke(build_app(), ["check"])
+    assert broken.exit_code == 1
+    assert broken.stdout == (
+        "single.bin differs from what its stage wrote;"
+        " mend it with: dvc checkout --force single.bin\n"
+    )
+    (made / "single.bin").write_bytes(before)
 
 
 def test_a_stranger_in_an_output_is_named(made: Path):

@@ -1,9 +1,12 @@
 """A signed directory is checked file for file; whoever changes one byte of it is found."""
 
 import random
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_in
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -115,3 +118,14 @@ def test_the_commands_say_so(model: Path, keys: tuple[Path, Path]):
     refused = runner.invoke(app, ["check-signature", str(model), "--key", public])
     assert isinstance(refused.exception, FoundryError)
     assert refused.exit_code == 1
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl here")
+def test_the_recipe_of_the_page_runs(model: Path, tmp_path: Path):
+    page = (ROOT / "docs/safety.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    (recipe,) = (block for block in blocks if "check-signature" in block)
+    (tmp_path / "models").mkdir()
+    shutil.copytree(model, tmp_path / "models/distill")
+    *_, last = [run_in(tmp_path, *line.split()).stdout for line in recipe.splitlines()]
+    assert last == "handed-on is as it was signed\n"

@@ -44,7 +44,7 @@ def until_done() -> Iterator[None]:
     finally:
         _discarded.reset(token)
     for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
 
 
 def discard(directory: Path) -> None:
@@ -52,9 +52,18 @@ def discard(directory: Path) -> None:
     use."""
     directories = _discarded.get()
     if directories is None:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
     else:
         directories.append(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Out of the way first: what a kill leaves of it is never taken for finished work."""
+    gone = directory.with_name(f"{directory.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if directory.exists():
+        directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,51 +19,88 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from facefoundry.journal import record
+
 T = TypeVar("T")
 
 LINE_EVERY_SECONDS = 15.0
 
 
+@dataclass
+class Tally:
+    """What the items of a display came to: images, and how many were rejected for which reason."""
+
+    images: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def text(self, seconds: float) -> str:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.items())
+        rate = f"{self.images} images, {self.images / max(seconds, 1e-9):.1f} images/s"
+        return f"{rate}; rejected: {reasons}" if reasons else rate
+
+
 def track(
-    items: Iterable[T], label: str, total: int | None = None, unit: str = "it"
+    items: Iterable[T],
+    label: str,
+    total: int | None = None,
+    unit: str = "it",
+    tally: Tally | None = None,
 ) -> Iterator[T]:
-    """Yield from `items`, showing count, rate and remaining time on standard error."""
+    """Yield from `items`, showing count, rate and remaining time on standard error.
+
+    tally: added to by whoever takes the items, and shown with them.
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
-        yield from _bar(items, label, total)
+        yield from _bar(items, label, total, tally)
     else:
-        yield from _lines(items, label, total, unit)
+        yield from _lines(items, label, total, unit, tally)
 
 
-def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
-    from rich.console import Console
-
+def _bar(items: Iterable[T], label: str, total: int | None, tally: Tally | None) -> Iterator[T]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[tally]}"),
     )
+    start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(items, total=total, description=label)
+        task = progress.add_task(label, total=total, tally="")
+        for item in items:
+            yield item
+            text = tally.text(time.monotonic() - start) if tally else ""
+            progress.update(task, advance=1, tally=text)
 
 
-def _lines(items: Iterable[T], label: str, total: int | None, unit: str) -> Iterator[T]:
+def _lines(
+    items: Iterable[T], label: str, total: int | None, unit: str, tally: Tally | None
+) -> Iterator[T]:
+    """A line every so often, and at the end where there was one before: each count once."""
     start = last = time.monotonic()
-    count = 0
+    count = told = 0
+
+    def tell() -> None:
+        text = _line(label, count, total, unit, time.monotonic() - start, tally)
+        print(text, file=sys.stderr, flush=True)
+        record("progress", label=label, done=count, total=total, tally=tally and vars(tally))
+
     for count, item in enumerate(items, 1):
         yield item
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_SECONDS:
-            last = now
-            print(_line(label, count, total, unit, now - start), file=sys.stderr, flush=True)
-    if last != start:
-        print(_line(label, count, total, unit, time.monotonic() - start), file=sys.stderr)
+        if time.monotonic() - last >= LINE_EVERY_SECONDS:
+            last, told = time.monotonic(), count
+            tell()
+    if told not in (0, count):
+        tell()
 
 
-def _line(label: str, count: int, total: int | None, unit: str, seconds: float) -> str:
+def _line(
+    label: str, count: int, total: int | None, unit: str, seconds: float, tally: Tally | None
+) -> str:
     rate = count / max(seconds, 1e-9)
     left = f", {(total - count) / rate:.0f} s left" if total and rate else ""
-    return f"{label}: {count}/{total or '?'} ({rate:.1f} {unit}/s{left})"
+    made = f"; {tally.text(seconds)}" if tally else ""
+    return f"{label}: {count}/{total or '?'} ({rate:.1f} {unit}/s{left}){made}"

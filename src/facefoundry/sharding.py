@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from facefoundry import manifest
 from facefoundry.journal import record
 from facefoundry.keeping import CACHE, atomic, discard, final_path, link
-from facefoundry.progress import track
+from facefoundry.progress import Tally, track
 from facefoundry.shards import write_shard
 
 T = TypeVar("T")
@@ -68,7 +68,8 @@ def build_shards(
     task = partial(_build_shard, build, cache, final_path(out) / "shards")
     numbered = list(enumerate(chunks))
     tables = [
-        pq.read_table(path) for path in run_pool(task, numbered, workers, f"{out.name}: shards")
+        pq.read_table(path)
+        for path in run_pool(task, numbered, workers, f"{out.name}: shards", count_images)
     ]
     _lay_out(cache, out / "shards", len(chunks))
     merged = pa.concat_tables(tables).sort_by("image_id")
@@ -78,24 +79,47 @@ def build_shards(
     return merged
 
 
-def run_pool(function: Callable[[T], R], items: Sequence[T], workers: int, label: str) -> list[R]:
-    """Map over a pool of single-threaded processes; results in the order of `items`."""
-    if workers <= 1 or len(items) <= 1:
-        return [function(item) for item in track(items, label)]
+def count_images(tally: Tally, path: Path) -> None:
+    """Add the rows of a finished table to the display."""
+    tally.images += pq.read_metadata(path).num_rows
+
+
+def run_pool(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    workers: int,
+    label: str,
+    look: Callable[[Tally, R], None] | None = None,
+) -> list[R]:
+    """Map over a pool of single-threaded processes; results in the order of `items`.
+
+    look: adds each result to what the display tells.
+    """
+    alone = workers <= 1 or len(items) <= 1
+    found = enumerate(map(function, items)) if alone else _in_pool(function, items, workers)
+    tally, results = Tally(), dict[int, R]()
+    for place, result in track(found, label, len(items), tally=tally if look else None):
+        results[place] = result
+        if look:
+            look(tally, result)
+    return [results[place] for place in range(len(items))]
+
+
+def _in_pool(
+    function: Callable[[T], R], items: Sequence[T], workers: int
+) -> Iterator[tuple[int, R]]:
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker
     ) as pool:
-        results: dict[int, R] = {}
         try:
             with _interrupts_held():
                 futures = {pool.submit(function, item): place for place, item in enumerate(items)}
-            for future in track(as_completed(futures), label, total=len(items)):
-                results[futures[future]] = future.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BaseException:
             for process in active_children():
                 process.kill()  # or leaving the block would wait for every shard in work
             raise
-    return [results[place] for place in range(len(items))]
 
 
 @contextmanager

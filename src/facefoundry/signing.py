@@ -36,7 +36,7 @@ def sign(directory: Path, private_key: Path) -> Path:
         raise FoundryError(
             f"{private_key}: not a private key to sign with ({error}); make one: {NEW_KEY}"
         ) from error
-    config.set_hashing_config(_hashing(signature)).sign(directory, signature)
+    config.set_hashing_config(_hashing(signature)).sign(directory.absolute(), signature)
     return signature
 
 
@@ -54,7 +54,7 @@ def check_signature(directory: Path, public_key: Path) -> None:
             " make it: openssl ec -in KEY -pubout -out PUB"
         ) from error
     try:
-        config.set_hashing_config(_hashing(signature)).verify(directory, signature)
+        config.set_hashing_config(_hashing(signature)).verify(directory.absolute(), signature)
     except Exception as error:  # a forged signature file fails in many ways
         reason = str(error) or type(error).__name__
         raise FoundryError(f"{directory}: {reason}; take it again from its source") from error
@@ -67,4 +67,6 @@ def _check(directory: Path) -> None:
 
 def _hashing(signature: Path) -> hashing.Config:
     """Of everything: files of git and hidden ones too, but not of the signature itself."""
-    return hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
+    # as a path from the root: a relative one would be sought inside the directory
+    ignored = [signature.absolute()]
+    return hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)

@@ -7,6 +7,7 @@ validation, of early stopping and of the checkpoint that a killed run goes on fr
 from __future__ import annotations
 
 import sys
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,6 +68,7 @@ class TrainingModule(pl.LightningModule):
         self.curves: Curves = []
         self._resumed: dict[str, Any] = {}
         self._losses: list[torch.Tensor] = []
+        self._started = 0.0
 
     @property
     def step(self) -> int:
@@ -147,13 +149,20 @@ class TrainingModule(pl.LightningModule):
             self._save(self.cache)
         self.trainer.should_stop = not self.steps_left
 
-    def _tell(self, point: Mapping[str, float]) -> None:
+    def _tell(self, point: dict[str, float]) -> None:
+        steps_per_second = self.global_step / (time.monotonic() - self._started)
+        speed = {
+            "images/s": steps_per_second * self.options["batch_size"],
+            "s left": self.steps_left / steps_per_second,
+        }
+        record("point", path=self.cache, **point | speed)
         if not sys.stderr.isatty():
-            text = "  ".join(f"{key} {value:.4g}" for key, value in point.items())
+            text = "  ".join(f"{key} {value:.4g}" for key, value in (point | speed).items())
             print(f"{type(self).__name__}: {text} of {self.options['steps']}", file=sys.stderr)
         self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.step)
 
     def on_fit_start(self) -> None:
+        self._started = time.monotonic()
         if self._resumed:
             self.trainer.optimizers[0].load_state_dict(self._resumed["optimizer"])
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler

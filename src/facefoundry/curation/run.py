@@ -21,10 +21,12 @@ from facefoundry.benchmarks import Embed, embed_images
 from facefoundry.curation import rules
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, contact_sheet, decode_image, save_png
+from facefoundry.journal import record
 from facefoundry.keeping import CACHE, discard
 from facefoundry.licences import SFACE, YUNET, enforce, merged
+from facefoundry.progress import Tally
 from facefoundry.references import sface
-from facefoundry.sharding import Row, cache_key, chunked, kept, run_pool
+from facefoundry.sharding import Row, cache_key, chunked, count_images, kept, run_pool
 from facefoundry.shards import read_member
 from facefoundry.weights import sface_path, yunet_path
 
@@ -83,7 +85,7 @@ def curate(
         raise FoundryError(f"curate.judge: '{limits['judge']}' is not one of {', '.join(JUDGES)}")
     chain = merged(manifest.licences(manifest.read(faces)), judge_licences(limits["judge"]))
     enforce(limits["policy"], chain)
-    measured = measure(faces, out, limits["chunk"], limits["judge"], workers)
+    measured = measure(faces, out, limits["chunk"], limits["judge"], workers, limits["min_quality"])
     decisions = decide(measured, limits)
     kept_rows = manifest.table(decisions.rows)
     manifest.write(manifest.with_licences(kept_rows, chain), out)
@@ -91,6 +93,8 @@ def curate(
     (out / "removed.json").write_text(json.dumps(decisions.removed, indent=1) + "\n")
     write_removed_sheet(measured, decisions.removed, out / "removed.png")
     discard(CACHE / out.name)
+    rejected = dict(Counter(note["reason"] for note in decisions.removed))
+    record("rejected", stage=out.name, **rejected)
     names, labels = decisions.labels()
     counts = np.bincount(labels)
     return {
@@ -98,7 +102,7 @@ def curate(
         "images": len(decisions.rows),
         "images_before": len(measured),
         "images_per_identity": {"min": int(counts.min()), "max": int(counts.max())},
-        "removed": dict(Counter(note["reason"] for note in decisions.removed)),
+        "removed": rejected,
         **_judged(limits["judge"], measured, decisions, labels, seed),
     }
 
@@ -170,15 +174,31 @@ def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -
     faces.drop((target[labels] != labels).tolist(), TOO_CLOSE, others)
 
 
-def measure(faces: Path, out: Path, chunk: int, judge: str, workers: int) -> list[Row]:
-    """Rows of the dataset `faces` with phash and, by a judge, landmarks, quality and embedding."""
+def measure(
+    faces: Path, out: Path, chunk: int, judge: str, workers: int, min_quality: float
+) -> list[Row]:
+    """Rows of the dataset `faces` with phash and, by a judge, landmarks, quality and embedding.
+
+    min_quality: below it an image counts as rejected in the display.
+    """
     source = manifest.rows(manifest.read(faces))
     key = cache_key({"chunk": chunk, "judge": judge}, faces / manifest.MANIFEST)
     cache = CACHE / out.name / key
     cache.mkdir(parents=True, exist_ok=True)
     chunks = list(enumerate(chunked(source, chunk)))
-    paths = run_pool(partial(_measure_chunk, cache, judge), chunks, workers, f"{out.name}: chunks")
+    work, look = partial(_measure_chunk, cache, judge), partial(_look, min_quality)
+    paths = run_pool(work, chunks, workers, f"{out.name}: chunks", look)
     return manifest.rows(pa.concat_tables(pq.read_table(path) for path in paths))
+
+
+def _look(min_quality: float, tally: Tally, path: Path) -> None:
+    """Count what one image alone is rejected for; the other rules need all of them."""
+    count_images(tally, path)
+    for row in pq.read_table(path, columns=["landmarks", "quality"]).to_pylist():
+        if row["landmarks"] is None:
+            tally.rejected[NO_FACE] += 1
+        elif (row["quality"] or 1.0) < min_quality:
+            tally.rejected[LOW_QUALITY] += 1
 
 
 def _measure_chunk(cache: Path, judge: str, numbered: tuple[int, Sequence[Row]]) -> Path:
