@@ -227,6 +227,31 @@ def test_every_section_and_figure_is_there(page: str) -> None:
     assert "Not run:" not in page
 
 
+def test_every_figure_is_also_a_picture_for_print(pipeline: Path, page: str) -> None:
+    pictures = {path.name: path for path in (pipeline / "reports/figures").iterdir()}
+    assert len(pictures) == Page(page).tags.count("svg")
+    blue, teal, magenta, ink = "#3b5bdb", "#0b8f77", "#d6336c", "#1d2129"
+    for name, colours in {
+        "roc-lfw.png": (blue, ink),
+        "groups-synthetic-age-fnmr.png": (blue, ink),
+        "histogram-lfw.png": (ink,),
+        "degradation-mask.png": (teal, magenta, ink),
+        "strangers.png": (magenta, ink),
+    }.items():
+        with Image.open(pictures[name]) as image:
+            assert image.width > 800 and round(image.info["dpi"][0]) == 200
+            found = {pixel for _, pixel in image.convert("RGB").getcolors(1 << 24)}
+        assert (255, 255, 255) in found and (1, 2, 3) not in found
+        assert {tuple(bytes.fromhex(colour[1:])) for colour in colours} <= found, name
+
+
+def test_an_older_pages_figures_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "reports/figures").mkdir(parents=True)
+    (tmp_path / "reports/figures/roc-old.png").write_bytes(b"")
+    write_report(tmp_path, tmp_path / "reports")
+    assert not list((tmp_path / "reports/figures").iterdir())
+
+
 def test_the_cost_of_compression_is_told_where_there_was_any(pipeline: Path, page: str) -> None:
     title = "What pruning and fine-tuning for INT8 changed"
     assert title not in page

@@ -35,7 +35,7 @@ def training(sources: Sources) -> Html:
         points = sources.curves[stage]
         names = dict.fromkeys(key for point in points for key in point if key != "step")
         drawn = [
-            figure(figures.curve(points, name, name.replace("_", " ")))
+            figure(figures.curve(points, name, f"{title}: {name.replace('_', ' ')}"))
             for name in names
             if any(point.get(name) is not None for point in points)
         ]
