@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from facefoundry import summary
+from facefoundry.compare import Difference
 from facefoundry.errors import FoundryError
-from facefoundry.report import write_report
+from facefoundry.previous_run import Previous
+from facefoundry.report import model_sections, opening, write_report
 from facefoundry.report.page import render
 from facefoundry.report.sources import read_sources
 from facefoundry.results import STAGES
@@ -243,6 +245,36 @@ def test_every_figure_is_also_a_picture_for_print(pipeline: Path, page: str) -> 
             found = {pixel for _, pixel in image.convert("RGB").getcolors(1 << 24)}
         assert (255, 255, 255) in found and (1, 2, 3) not in found
         assert {tuple(bytes.fromhex(colour[1:])) for colour in colours} <= found, name
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "said"),
+    [
+        (0.001, 0.02, "better", "it is better than the run before (yesterday) on lfw: +1.00"),
+        (-0.04, -0.001, "worse", "it is worse than the run before (yesterday) on lfw: +1.00"),
+        (-0.01, 0.02, "cannot tell", "it cannot be told whether it is better than the run before"),
+    ],
+)
+def test_the_opening_says_whether_the_run_is_better(
+    pipeline: Path, low: float, high: float, verdict: str, said: str
+) -> None:
+    rows = [
+        Difference("synthetic", "accuracy", 0.9, 0.8, -0.2, -0.1, "worse"),
+        Difference("lfw", "eer", 0.3, 0.2, -0.2, -0.1, "better"),
+        Difference("lfw", "accuracy", 0.807, 0.817, low, high, verdict),
+    ]
+    sources = read_sources(pipeline, Previous("yesterday", rows))
+    sentence, section = opening.accuracy(sources), model_sections.verification(sources)
+    assert said in sentence and f"{100 * low:+.2f} to {100 * high:+.2f}" in sentence
+    assert "Against the run before: yesterday" in section
+    assert f"{low:+.4f} to {high:+.4f}" in section
+
+
+def test_without_a_run_to_compare_with_the_opening_says_so(pipeline: Path, page: str) -> None:
+    assert "there is no earlier run to compare with" in page
+    assert "Against the run before" not in page
+    found = opening.accuracy(read_sources(pipeline, Previous("yesterday", [])))
+    assert "the run before (yesterday) judged other pairs, so it cannot be compared" in found
 
 
 def test_an_older_pages_figures_do_not_stay(tmp_path: Path) -> None:

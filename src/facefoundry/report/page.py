@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from facefoundry import __version__
+from facefoundry.previous_run import Previous
 from facefoundry.report import data_sections, device_sections, model_sections, trust_sections
 from facefoundry.report.figures import PRINT_COLOURS
 from facefoundry.report.html import Html, join
@@ -38,7 +39,7 @@ NAVIGATION = {
 }
 
 
-def write_report(root: Path, out: Path) -> None:
+def write_report(root: Path, out: Path, previous: Previous | None = None) -> None:
     """Write `out/index.html` from the stage outputs under the project's `root`, and its figures as
     PNG files for print to `out/figures`.
 
@@ -46,7 +47,7 @@ def write_report(root: Path, out: Path) -> None:
     that is there but damaged; an older page is then left as it was.
     """
     with collecting() as drawn:
-        page = render(read_sources(root))
+        page = render(read_sources(root, previous))
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f"index.{os.getpid()}.tmp"
     partial.write_text(page, encoding="utf-8")
