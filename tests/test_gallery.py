@@ -141,7 +141,7 @@ def test_a_photo_does_not_open_as_another_identitys(path: Path) -> None:
         gallery.enroll(name, row[None], photos=[name.encode()])
     with sqlite3.connect(path) as database:
         database.execute("UPDATE photo SET identity = 3 - identity")
-    with pytest.raises(FoundryError, match="photo of identity .* was changed"):
+    with pytest.raises(FoundryError, match=r"photo of identity .* was changed"):
         gallery.photos("Ada")
 
 

@@ -30,9 +30,7 @@ def export_executorch(backbone: nn.Module, spec: ModelSpec, path: Path) -> None:
             "executorch.backends.xnnpack.partition.xnnpack_partitioner"
         )
     except ImportError as error:
-        raise FoundryError(
-            f"{path.name}: needs executorch ({error}); {EXECUTORCH_HINT}"
-        ) from error
+        raise FoundryError(f"{path.name}: needs executorch ({error}); {EXECUTORCH_HINT}") from error
     training = backbone.training
     example = torch.zeros(1, 3, spec.input_size, spec.input_size)
     try:

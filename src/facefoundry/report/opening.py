@@ -54,7 +54,8 @@ def accuracy(sources: Sources) -> str:
     )
     where = "held-out synthetic identities" if name == "synthetic" else name
     share = percent_with_deviation(row)
-    return f"The trained model judges {share} of the pairs of {where} rightly{beside}; {news(sources)}."
+    judged = f"The trained model judges {share} of the pairs of {where} rightly{beside}"
+    return f"{judged}; {news(sources)}."
 
 
 VERDICTS = {

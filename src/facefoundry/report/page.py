@@ -92,7 +92,8 @@ def render(sources: Sources) -> str:
 <header><div><p class="kicker">facefoundry</p><h1>{TITLE}</h1>{opening(sources)}</div></header>
 <nav aria-label="Sections"><div>{links}</div></nav>
 <main>{body}</main>
-<footer>facefoundry {__version__}. Figures for print: <code>figures/</code> beside this page.</footer>
+<footer>facefoundry {__version__}. For print, every figure is a PNG file in
+<code>figures/</code> beside this page.</footer>
 <script>{Html(SCRIPT)}</script>
 </body>
 </html>
