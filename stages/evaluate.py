@@ -7,12 +7,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from facefoundry.judgement import evaluate
-from facefoundry.stage import plain, stage
+from facefoundry.scores import FILE
+from facefoundry.stage import log_file, plain, stage
 
 
 @stage("evaluate")
 def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
-    return evaluate(plain(cfg), out)
+    metrics = evaluate(plain(cfg), out)
+    log_file(out / FILE)  # what the next run is compared with
+    return metrics
 
 
 if __name__ == "__main__":

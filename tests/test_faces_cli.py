@@ -60,6 +60,16 @@ def test_enrol_identify_forget(home: Path) -> None:
     assert (home / ".config/facefoundry/gallery.key").stat().st_mode & 0o077 == 0
 
 
+def test_photos_come_back_where_they_were_kept(home: Path) -> None:
+    run("enroll Ada Ada.jpg")
+    run("enroll Ada Dora.jpg --keep-photos")
+    assert "Ada: 1 photos were kept; they are in kept" in run("photos Ada kept")
+    assert (home / "kept/001.jpeg").read_bytes() == (home / "Dora.jpg").read_bytes()
+    assert "no such name" in run("photos Bela kept", status=1)
+    run("forget Ada")
+    assert "no such name" in run("photos Ada kept", status=1)
+
+
 def test_verify_exits_by_its_decision(home: Path) -> None:
     assert "same: similarity 1.000, threshold 0.750" in run("verify Ada.jpg Ada.jpg")
     assert "different" in run("verify Ada.jpg Cleo.jpg --fmr '1 in 1,000'", status=2)

@@ -1,12 +1,20 @@
 """LFW by scikit-learn's loader: offline, and from files that are there already."""
 
+import tarfile
+import threading
 import urllib.error
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from sklearn.datasets import _lfw
+from sklearn.datasets._base import RemoteFileMetadata
 
 from facefoundry import fetch as module
 from facefoundry.alignment import SIZE
@@ -68,6 +76,43 @@ def test_photographs_become_an_aligned_benchmark(tmp_path: Path) -> None:
     assert "images/Ann/Ann_0001.jpg,Ann" in (tmp_path / "benchmarks/lfw/images.csv").read_text()
     with pytest.raises(FoundryError, match="is there already"):
         fetch("lfw", tmp_path / "benchmarks", tmp_path / "downloads")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[str]:
+    """Address of a server that holds LFW's four files, with our few photographs in the archive."""
+    photographs(tmp_path / "served")
+    home = tmp_path / "served/lfw_home"
+    with tarfile.open(home / "lfw-funneled.tgz", "w:gz") as packed:
+        packed.add(home / "lfw_funneled", "lfw_funneled")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(home))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def at_address(remote: RemoteFileMetadata, address: str, home: Path) -> RemoteFileMetadata:
+    """The loader's own entry, pointed at the server, with the hash of what it holds."""
+    digest = sha256((home / remote.filename).read_bytes()).hexdigest()
+    return RemoteFileMetadata(remote.filename, f"{address}/{remote.filename}", digest)
+
+
+def test_the_loaders_download_becomes_a_benchmark(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "served/lfw_home"
+    targets = tuple(at_address(remote, archive, home) for remote in _lfw.TARGETS)
+    packed = at_address(_lfw.FUNNELED_ARCHIVE, archive, home)
+    monkeypatch.setattr(_lfw, "TARGETS", targets)
+    monkeypatch.setattr(_lfw, "FUNNELED_ARCHIVE", packed)
+    said = fetch("lfw", tmp_path / "benchmarks", tmp_path / "downloads")
+    assert "8 pairs of 8 images" in said
+    assert len(read_benchmark(tmp_path / "benchmarks/lfw").paths) == 8
+    changed = RemoteFileMetadata(packed.filename, packed.url, "0" * 64)
+    monkeypatch.setattr(_lfw, "FUNNELED_ARCHIVE", changed)
+    with pytest.raises(FoundryError, match=r"cannot be downloaded .*SHA256"):
+        fetch("lfw", tmp_path / "elsewhere", tmp_path / "again")
 
 
 def test_a_photograph_without_a_face_is_named(tmp_path: Path) -> None:

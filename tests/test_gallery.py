@@ -19,7 +19,7 @@ from facefoundry.gallery.crypto import KEY_VARIABLE, Sealer, find_key, new_key, 
 from facefoundry.gallery.index import Index
 from facefoundry.gallery.store import Block, StorageError
 
-SIZE = 32
+SIZE, SMALL = 32, 16
 MODEL = "a" * 64
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 
@@ -102,6 +102,56 @@ def test_a_deleted_identity_is_gone_from_file_log_and_index(path: Path) -> None:
     assert not any(np.isclose(part @ rows[0], 1).any() for part in held)
     with pytest.raises(UnknownIdentityError):
         gallery.delete("Ada Unmistakable")
+
+
+def test_kept_photos_come_back_and_go_with_their_identity(path: Path) -> None:
+    gallery, rows = opened(path), unit(3)
+    first, second, other = (bytes([n]) * 9_000 for n in (1, 2, 3))  # each over several pages
+    gallery.enroll("Ada", rows[:1], photos=[first])
+    gallery.enroll("Ada", rows[1:2], photos=[second])
+    gallery.enroll("Bela", rows[2:], photos=[other])
+    assert opened(path).photos("Ada") == [first, second]
+    sealed = [row[0] for row in sqlite3.connect(path).execute("SELECT sealed FROM photo")]
+    before = files(path)
+    pieces = [photo[at : at + 64] for photo in sealed for at in (0, 4_500, 8_900)]
+    assert all(piece in before for piece in pieces) and first[:64] not in before
+    gallery.delete("Ada")
+    after = files(path)
+    assert [piece in after for piece in pieces] == [False] * 6 + [True] * 3
+    assert gallery.photos("Bela") == [other]
+    with pytest.raises(UnknownIdentityError):
+        gallery.photos("Ada")
+
+
+def test_replaced_photos_are_gone_and_rotated_ones_open_with_the_new_key(path: Path) -> None:
+    gallery, rows = opened(path), unit(2)
+    gallery.enroll("Ada", rows[:1], photos=[b"old" * 99])
+    (old,) = sqlite3.connect(path).execute("SELECT sealed FROM photo").fetchone()
+    gallery.enroll("Ada", rows[1:], replace=True, photos=[b"new" * 99])
+    (new,) = sqlite3.connect(path).execute("SELECT sealed FROM photo").fetchone()
+    assert old[:64] not in files(path) and new[:64] in files(path)
+    gallery.rotate(OTHER_KEY)
+    assert new[:64] not in files(path)
+    assert gallery.photos("Ada") == opened(path, key=OTHER_KEY).photos("Ada") == [b"new" * 99]
+
+
+def test_a_photo_does_not_open_as_another_identitys(path: Path) -> None:
+    gallery, rows = opened(path), unit(2)
+    for name, row in zip(("Ada", "Bela"), rows, strict=True):
+        gallery.enroll(name, row[None], photos=[name.encode()])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE photo SET identity = 3 - identity")
+    with pytest.raises(FoundryError, match=r"photo of identity .* was changed"):
+        gallery.photos("Ada")
+
+
+def test_a_gallery_from_before_photos_opens(path: Path) -> None:
+    gallery = opened(path)
+    gallery.enroll("Ada", unit(1))
+    gallery.close()
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE photo")
+    assert opened(path).photos("Ada") == []
 
 
 def test_embeddings_are_not_on_disk_in_the_clear(path: Path) -> None:
@@ -229,6 +279,29 @@ def test_large_blocks_are_found_through_faiss_as_by_exact_search() -> None:
     assert np.mean(found == exact) >= 0.99
     index.drop(1)
     assert index.nearest(probes[0], 1)[0][0] >= count
+
+
+def test_a_template_deleted_from_a_full_block_is_gone_from_index_and_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among two full blocks, found through faiss; a second connection stands by."""
+    full = index_module.LARGE + 1  # so that the rest of it is still searched by faiss
+    monkeypatch.setattr("facefoundry.gallery.SEGMENT", full)
+    rows, gallery = unit(2 * full, size=SMALL), opened(path, size=SMALL)
+    gallery.enroll_many([f"n{number:05}" for number in range(2 * full)], rows)
+    other = opened(path, size=SMALL)
+    sealed = [row[0] for row in sqlite3.connect(path).execute("SELECT sealed FROM block")]
+    victim, probes = 4_000, [0, 3_999, 4_001, 2 * full - 1]
+    assert gallery.identify(rows[victim])[0].name == f"n{victim:05}"
+    gallery.delete(f"n{victim:05}")
+    left = files(path)
+    assert [block[:64] in left or block[-64:] in left for block in sealed] == [False, True]
+    for each in (gallery, other):
+        assert each.count() == (2 * full - 1, 2 * full - 1)
+        blocks = [block.embeddings for block, _ in each._index._large.values()]
+        assert not any((block == rows[victim]).all(axis=1).any() for block in blocks)
+        assert {codes.ntotal for _, codes in each._index._large.values()} == {full, full - 1}
+        assert [each.identify(rows[n])[0].name for n in probes] == [f"n{n:05}" for n in probes]
 
 
 def test_the_key_comes_from_the_environment_or_a_file_of_the_owner(

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from facefoundry import summary
+from facefoundry.compare import Difference
 from facefoundry.errors import FoundryError
-from facefoundry.report import write_report
+from facefoundry.previous_run import Previous
+from facefoundry.report import model_sections, opening, write_report
 from facefoundry.report.page import render
 from facefoundry.report.sources import read_sources
 from facefoundry.results import STAGES
@@ -225,6 +227,61 @@ def test_every_section_and_figure_is_there(page: str) -> None:
     # 2 x 2 curves, ROC, DET and histogram of two sets, cost
     assert parsed.tags.count("svg") == 4 + 6 + 1 + TRUST_FIGURES
     assert "Not run:" not in page
+
+
+def test_every_figure_is_also_a_picture_for_print(pipeline: Path, page: str) -> None:
+    pictures = {path.name: path for path in (pipeline / "reports/figures").iterdir()}
+    assert len(pictures) == Page(page).tags.count("svg")
+    blue, teal, magenta, ink = "#3b5bdb", "#0b8f77", "#d6336c", "#1d2129"
+    for name, colours in {
+        "roc-lfw.png": (blue, ink),
+        "groups-synthetic-age-fnmr.png": (blue, ink),
+        "histogram-lfw.png": (ink,),
+        "degradation-mask.png": (teal, magenta, ink),
+        "strangers.png": (magenta, ink),
+    }.items():
+        with Image.open(pictures[name]) as image:
+            assert image.width > 800 and round(image.info["dpi"][0]) == 200
+            found = {pixel for _, pixel in image.convert("RGB").getcolors(1 << 24)}
+        assert (255, 255, 255) in found and (1, 2, 3) not in found
+        assert {tuple(bytes.fromhex(colour[1:])) for colour in colours} <= found, name
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "said"),
+    [
+        (0.001, 0.02, "better", "it is better than the run before (yesterday) on lfw: +1.00"),
+        (-0.04, -0.001, "worse", "it is worse than the run before (yesterday) on lfw: +1.00"),
+        (-0.01, 0.02, "cannot tell", "it cannot be told whether it is better than the run before"),
+    ],
+)
+def test_the_opening_says_whether_the_run_is_better(
+    pipeline: Path, low: float, high: float, verdict: str, said: str
+) -> None:
+    rows = [
+        Difference("synthetic", "accuracy", 0.9, 0.8, -0.2, -0.1, "worse"),
+        Difference("lfw", "eer", 0.3, 0.2, -0.2, -0.1, "better"),
+        Difference("lfw", "accuracy", 0.807, 0.817, low, high, verdict),
+    ]
+    sources = read_sources(pipeline, Previous("yesterday", rows))
+    sentence, section = opening.accuracy(sources), model_sections.verification(sources)
+    assert said in sentence and f"{100 * low:+.2f} to {100 * high:+.2f}" in sentence
+    assert "Against the run before: yesterday" in section
+    assert f"{low:+.4f} to {high:+.4f}" in section
+
+
+def test_without_a_run_to_compare_with_the_opening_says_so(pipeline: Path, page: str) -> None:
+    assert "there is no earlier run to compare with" in page
+    assert "Against the run before" not in page
+    found = opening.accuracy(read_sources(pipeline, Previous("yesterday", [])))
+    assert "the run before (yesterday) judged other pairs, so it cannot be compared" in found
+
+
+def test_an_older_pages_figures_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "reports/figures").mkdir(parents=True)
+    (tmp_path / "reports/figures/roc-old.png").write_bytes(b"")
+    write_report(tmp_path, tmp_path / "reports")
+    assert not list((tmp_path / "reports/figures").iterdir())
 
 
 def test_the_cost_of_compression_is_told_where_there_was_any(pipeline: Path, page: str) -> None:

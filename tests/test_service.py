@@ -127,6 +127,21 @@ def test_enrol_list_delete(client: TestClient, recognizer: Recognizer) -> None:
     assert recognizer.gallery.count() == (3, 3)
 
 
+def test_photos_are_kept_only_where_asked_for(recognizer: Recognizer, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    source = recognizer.model.source
+    for keep in (False, True):
+        own = Recognizer(
+            source, tmp_path / f"{keep}.db", key_file=key_file, threads=1, keep_photos=keep
+        )
+        with TestClient(create_app(own, Settings(None, GENEROUS))) as client:
+            assert client.get("/v1/model").json()["keeps_photos"] is keep
+            files = upload(("photos", jpeg("Ada")), ("photos", jpeg("Ada", side=280)))
+            assert client.post("/v1/enroll", data={"name": "Ada"}, files=files).is_success
+        kept = [jpeg("Ada"), jpeg("Ada", side=280)] if keep else []
+        assert own.gallery.photos("Ada") == kept
+
+
 @pytest.mark.parametrize(
     ("photo", "status", "code"),
     [

@@ -20,10 +20,11 @@ from facefoundry.evaluation import PairSet, similarities
 from facefoundry.export import Crops, cosines, export_onnx, summary, to_input
 from facefoundry.latency import measure_latency
 from facefoundry.model_dir import WEIGHTS, ModelSpec
-from facefoundry.model_formats import LITERT, LITERT_INT8, OPENVINO, OPENVINO_INT8
+from facefoundry.model_formats import EXECUTORCH, LITERT, LITERT_INT8, OPENVINO, OPENVINO_INT8
 from facefoundry.references import reference_embeddings, sface_float_model
 from facefoundry.results import milliseconds, percent_with_deviation, pick, size
 from facefoundry.runtimes import (
+    EXECUTORCH_HINT,
     LITERT_HINT,
     Runner,
     onnx_runner,
@@ -42,7 +43,13 @@ EXPORTED = (
     ("OpenVINO", "INT8", OPENVINO_INT8),
     ("LiteRT", "FP32", LITERT),
     ("LiteRT", "INT8", LITERT_INT8),
+    ("ExecuTorch", "FP32", EXECUTORCH),
 )
+# runtimes that are not always installed: their module, and how to get it
+OPTIONAL = {
+    "LiteRT": ("ai_edge_litert", LITERT_HINT),
+    "ExecuTorch": ("executorch", EXECUTORCH_HINT),
+}
 BATCHES = (1, 16)
 # InsightFace's small recognition model: MobileFaceNet with PReLU and 512 numbers.
 PEER = ModelSpec("mobilefacenet", 512, {"width": 1.0, "activation_name": "prelu"})
@@ -105,8 +112,8 @@ def at_hand(exports: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
         path = exports / entry[2]
         if not path.is_file():
             not_run.append(f"{path}: not there")
-        elif entry[0] == "LiteRT" and find_spec("ai_edge_litert") is None:
-            not_run.append(f"{path}: LiteRT is not installed; {LITERT_HINT}")
+        elif entry[0] in OPTIONAL and find_spec(OPTIONAL[entry[0]][0]) is None:
+            not_run.append(f"{path}: {entry[0]} is not installed; {OPTIONAL[entry[0]][1]}")
         else:
             found.append(entry)
     return found, not_run

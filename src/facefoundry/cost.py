@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from facefoundry.gpu import GpuMeter, open_gpu_meter
+
 RAPL = Path("/sys/class/powercap")
 
 
@@ -15,13 +17,14 @@ class Meter:
 
     seconds: wall clock. cpu_seconds: of this process and the workers that have ended.
     peak_memory_mb: of this process and of its largest worker, added up: an upper bound for one.
-    gpu_peak_memory_mb: what PyTorch held at most, where it used a GPU. energy_joules: of the whole
+    gpu_peak_memory_mb: what PyTorch held at most, where it used a GPU; then also what `GpuMeter`
+    reads, where it can. energy_joules: of the whole
     processor package, whoever used it, where Intel's RAPL counters are there and may be read (by
     the superuser only on most systems).
     """
 
-    def __init__(self, rapl: Path = RAPL) -> None:
-        self._rapl = rapl
+    def __init__(self, rapl: Path = RAPL, gpus: GpuMeter | None = None) -> None:
+        self._rapl, self._gpus = rapl, gpus or open_gpu_meter()
         self._started, self._cpu, self._energy = time.monotonic(), _cpu_seconds(), _joules(rapl)
 
     def spent(self) -> dict[str, float]:
@@ -33,6 +36,7 @@ class Meter:
         gpu, energy = _gpu_peak_memory_mb(), _joules(self._rapl)
         if gpu is not None:
             cost["gpu_peak_memory_mb"] = round(gpu, 1)
+            cost |= self._gpus.spent() if self._gpus else {}
         if energy is not None and self._energy is not None and energy >= self._energy:
             cost["energy_joules"] = round(energy - self._energy, 1)  # a counter may start over
         return cost

@@ -49,6 +49,7 @@ __all__ = [
     "METADATA_KEY",
     "OPSET",
     "OUTPUT",
+    "Contract",
     "Crops",
     "Floats",
     "check_parity",
@@ -65,6 +66,17 @@ __all__ = [
 
 # The float nodes around the backbone, which quantization leaves alone.
 BOUNDARY_NODES = ("Sub_mean", "Mul_scale", "ReduceL2_norm", "Div_norm")
+
+
+class Contract(nn.Module):
+    """The backbone with the contract's pixel normalisation and unit length around it."""
+
+    def __init__(self, backbone: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.backbone, self.mean, self.scale = backbone, spec.mean, 1.0 / spec.std
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.backbone((images - self.mean) * self.scale))
 
 
 def export_onnx(backbone: nn.Module, spec: ModelSpec, path: Path) -> None:

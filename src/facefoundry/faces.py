@@ -9,7 +9,7 @@ import numpy as np
 
 from facefoundry.alignment import Detection, Detector, warp
 from facefoundry.errors import FoundryError
-from facefoundry.images import Image, decode_image, read_image, resize
+from facefoundry.images import Image, decode_image, encode_jpeg, read_image, resize
 
 Photo = Path | str | bytes | Image  # a file, its content, or (H, W, 3) uint8 RGB
 
@@ -62,6 +62,15 @@ def read_photo(photo: Photo, name: str = "image") -> tuple[Image, str]:
     if isinstance(photo, (str, Path)):
         return read_image(Path(photo)), str(photo)
     return photo, name
+
+
+def photo_file(photo: Photo) -> bytes:
+    """The photo as an image file: as it was given, or a JPEG of the pixels."""
+    if isinstance(photo, bytes):
+        return photo
+    if isinstance(photo, (str, Path)):
+        return Path(photo).read_bytes()
+    return encode_jpeg(photo)
 
 
 def find_face(image: Image, name: str) -> Detection:

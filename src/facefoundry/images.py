@@ -67,6 +67,12 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     return decode_image(data, str(path), max_pixels)
 
 
+def file_suffix(data: bytes) -> str:
+    """`.jpeg`, `.png`, ... by the content of an image file."""
+    with PillowImage.open(io.BytesIO(data), formats=FORMATS) as image:
+        return f".{str(image.format).lower()}"
+
+
 def encode_jpeg(image: Image, quality: int = 95, xmp: bytes | None = None) -> bytes:
     """Encode (H, W, 3) uint8 RGB as JPEG with full chroma: the same bytes for the same pixels.
 

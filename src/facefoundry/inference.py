@@ -20,7 +20,7 @@ import numpy as np
 from facefoundry.backends import open_backend
 from facefoundry.benchmarks import Embed, unit_embeddings
 from facefoundry.errors import FoundryError
-from facefoundry.faces import Photo, face_crop
+from facefoundry.faces import Photo, face_crop, photo_file
 from facefoundry.gallery import Candidate, Gallery
 from facefoundry.gallery.crypto import find_key
 from facefoundry.images import Image
@@ -127,13 +127,15 @@ class Recognizer:
         threads: int = 2,
         fusion: str = "mean",
         key_file: str | Path | None = None,
+        keep_photos: bool = False,
     ) -> None:
         """`source`: see `find_model`. `backend`: onnxruntime, openvino, tensorrt or opencv.
+        `keep_photos`: put the photos of an enrolment into the gallery, too, sealed.
 
         The gallery file is made where it is absent; its key comes from FACEFOUNDRY_GALLERY_KEY or
         `key_file`. Raises FoundryError for a model, gallery or key that do not fit together.
         """
-        self.model = open_model(source, backend, threads)
+        self.model, self.keep_photos = open_model(source, backend, threads), keep_photos
         self._gallery: Gallery | None = None
         if gallery is not None:
             key = find_key(Path(key_file or KEY_FILE).expanduser())
@@ -193,8 +195,10 @@ class Recognizer:
         """Add the photos' templates to an identity; with `replace`, in place of what it has.
 
         Returns its number of templates. Raises FoundryError for a bad photo or name, and then
-        nothing is changed. The photos themselves are not kept."""
-        return self.gallery.enroll(name, self.embed(photos), replace)
+        nothing is changed. The photos are kept only by a recognizer with `keep_photos`."""
+        embeddings = self.embed(photos)
+        files = [photo_file(photo) for photo in photos] if self.keep_photos else []
+        return self.gallery.enroll(name, embeddings, replace, files)
 
     def operating_point(self, fmr: float | None = None) -> tuple[float, float]:
         """(FMR, threshold) from the model's table. Raises FoundryError for a rate not in it."""

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from facefoundry.errors import FoundryError
-from facefoundry.export import Crops, to_input
+from facefoundry.export import Contract, Crops, to_input
 from facefoundry.model_dir import ModelSpec
 from facefoundry.runtimes import LITERT_HINT
 
@@ -26,17 +26,6 @@ from facefoundry.runtimes import LITERT_HINT
 # embedding, where eight bits would cost most.
 INTEGER_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD")
 INTEGER_WEIGHTS = "FULLY_CONNECTED"
-
-
-class _Contract(nn.Module):
-    """The backbone with the contract's pixel normalisation and unit length around it."""
-
-    def __init__(self, backbone: nn.Module, spec: ModelSpec) -> None:
-        super().__init__()
-        self.backbone, self.mean, self.scale = backbone, spec.mean, 1.0 / spec.std
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(self.backbone((images - self.mean) * self.scale))
 
 
 def export_litert(backbone: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -50,7 +39,7 @@ def export_litert(backbone: nn.Module, spec: ModelSpec, path: Path) -> None:
     example = torch.zeros(1, 3, spec.input_size, spec.input_size)
     try:
         with _quiet():
-            model = litert_torch.convert(_Contract(backbone, spec).eval(), (example,))
+            model = litert_torch.convert(Contract(backbone, spec).eval(), (example,))
             path.parent.mkdir(parents=True, exist_ok=True)
             model.export(str(path))
     finally:

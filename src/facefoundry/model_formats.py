@@ -29,10 +29,12 @@ from facefoundry.insightface_package import write_insightface_package
 from facefoundry.litert import export_litert, quantize_litert
 from facefoundry.model_dir import ModelSpec
 from facefoundry.onnx_half import write_fp16
+from facefoundry.pte import export_executorch
 from facefoundry.quantization import check_drift, quantize
 from facefoundry.runtimes import open_runner
 
 LITERT, LITERT_INT8 = "student.tflite", "student.int8.tflite"
+EXECUTORCH = "student.pte"
 OPENVINO, OPENVINO_INT8 = "openvino/student.xml", "openvino/student.int8.xml"
 # The least mean cosine to PyTorch that a file may have, by how it computes.
 LEAST = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
@@ -126,6 +128,11 @@ def _litert(job: Job) -> dict[str, str]:
     return {LITERT: job.parity(LITERT, "fp32"), LITERT_INT8: job.parity(LITERT_INT8, "int8")}
 
 
+def _executorch(job: Job) -> dict[str, str]:
+    export_executorch(job.backbone, job.spec, job.out / EXECUTORCH)
+    return {EXECUTORCH: job.parity(EXECUTORCH, "fp32")}
+
+
 def _openvino(job: Job) -> dict[str, str]:
     for source, name in ((job.fp32(), OPENVINO), (job.int8(INT8, "cpu"), OPENVINO_INT8)):
         (job.out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +160,7 @@ FORMATS: dict[str, Callable[[Job], dict[str, str]]] = {
     "int8": _int8,
     "tensorrt": _tensorrt,
     "litert": _litert,
+    "executorch": _executorch,
     "openvino": _openvino,
     "insightface": _insightface,
     "triton": _triton,

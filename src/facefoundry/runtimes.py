@@ -21,18 +21,24 @@ from facefoundry.openvino_cpu import compile_model
 Runner = Callable[[Floats], Floats]
 
 LITERT_HINT = "pip install 'facefoundry[mobile]'"
+EXECUTORCH_HINT = "pip install 'facefoundry[executorch]'"
 
 
 def open_runner(path: Path, threads: int = 1) -> Runner:
     """Open a model by what it is: a model directory in PyTorch, `.onnx` in onnxruntime, `.xml` in
-    OpenVINO, `.tflite` in LiteRT.
+    OpenVINO, `.tflite` in LiteRT, `.pte` in ExecuTorch.
 
-    PyTorch's threads are the process's (`torch.set_num_threads`); the others take `threads`.
+    PyTorch's and ExecuTorch's threads are the process's; the others take `threads`.
     Raises FoundryError for any other suffix, a file that does not load, or a missing runtime.
     """
     if path.is_dir():
         return torch_runner(load_model(path)[0])
-    openers = {".onnx": onnx_runner, ".xml": openvino_runner, ".tflite": litert_runner}
+    openers = {
+        ".onnx": onnx_runner,
+        ".xml": openvino_runner,
+        ".tflite": litert_runner,
+        ".pte": executorch_runner,
+    }
     if path.suffix not in openers:
         raise FoundryError(
             f"{path}: no runtime for it; give a model directory or one of {', '.join(openers)}"
@@ -84,6 +90,27 @@ def litert_runner(path: Path, threads: int = 1) -> Runner:
             interpreter.invoke()
             rows.append(interpreter.get_tensor(target)[0])
         return np.stack(rows)
+
+    return run
+
+
+def executorch_runner(path: Path, threads: int = 1) -> Runner:
+    """ExecuTorch with XNNPACK, in as many threads as the process's last runner asked for. The file
+    takes one image at a time."""
+    try:
+        runtime: Any = importlib.import_module("executorch.runtime")
+        bindings: Any = importlib.import_module("executorch.extension.pybindings.portable_lib")
+    except ImportError as error:
+        raise FoundryError(f"{path}: needs ExecuTorch to run; {EXECUTORCH_HINT}") from error
+    bindings._unsafe_reset_threadpool(threads)
+    try:
+        method = runtime.Runtime.get().load_program(path).load_method("forward")
+    except RuntimeError as error:
+        raise FoundryError(f"{path}: ExecuTorch refuses it ({error}); export it again") from error
+
+    def run(images: Floats) -> Floats:
+        rows = [method.execute([torch.from_numpy(image[None])])[0] for image in images]
+        return torch.cat(rows).numpy()
 
     return run
 

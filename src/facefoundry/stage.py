@@ -68,6 +68,13 @@ def log_metrics(metrics: Mapping[str, float], step: int) -> None:
     mlflow.log_metrics(dict(metrics), step=step)
 
 
+def log_file(path: Path) -> None:
+    """Keep a file beside the running stage's MLflow run."""
+    import mlflow
+
+    mlflow.log_artifact(str(path))
+
+
 def log_to_pipeline(metrics: Mapping[str, Any], params: Mapping[str, Any], page: Path) -> None:
     """Log every stage's metrics and the report to the pipeline's parent run: one row each."""
     import mlflow

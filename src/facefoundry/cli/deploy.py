@@ -17,7 +17,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="comma-separated: onnx, int8, tensorrt, litert, openvino, insightface, triton",
+            help="comma-separated: onnx, int8, tensorrt, litert, executorch, openvino,"
+            " insightface, triton",
         ),
     ] = "onnx,int8",
     out: Annotated[

@@ -32,6 +32,9 @@ KeyOption = Annotated[
     ),
 ]
 BackendOption = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or opencv")]
+KeepOption = Annotated[
+    bool, typer.Option("--keep-photos", help="store the photos in the gallery, too, encrypted")
+]
 FmrOption = Annotated[
     str | None, typer.Option(help="target false-match rate: 1e-4 or '1 in 10,000'")
 ]
@@ -44,10 +47,12 @@ KEY = Path("~/.config/facefoundry/gallery.key")
 BACKEND = "onnxruntime"
 
 
-def _open(model: str, gallery: Path | None, key_file: Path, backend: str) -> Recognizer:
+def _open(
+    model: str, gallery: Path | None, key_file: Path, backend: str, keep_photos: bool = False
+) -> Recognizer:
     from facefoundry.inference import Recognizer
 
-    return Recognizer(model, gallery, backend=backend, key_file=key_file)
+    return Recognizer(model, gallery, backend=backend, key_file=key_file, keep_photos=keep_photos)
 
 
 def _open_known(model: str, gallery: Path, key_file: Path, backend: str) -> Recognizer:
@@ -69,13 +74,15 @@ def enroll(
     name: str,
     photos: list[Path],
     replace: Annotated[bool, typer.Option(help="in place of what the identity has")] = False,
+    keep_photos: KeepOption = False,
     model: ModelOption = MODEL,
     gallery: GalleryOption = GALLERY,
     key_file: KeyOption = KEY,
     backend: BackendOption = BACKEND,
 ) -> None:
-    """Add photos, of one face each, to the identity NAME; the photos are not kept."""
-    templates = _open(model, gallery, key_file, backend).enroll(name, photos, replace)
+    """Add photos, of one face each, to the identity NAME; unless asked, they are not kept."""
+    opened = _open(model, gallery, key_file, backend, keep_photos)
+    templates = opened.enroll(name, photos, replace)
     typer.echo(f"{name}: {templates} templates in {gallery}")
 
 
@@ -132,13 +139,30 @@ def identities(
         after = rows[-1][0]
 
 
+def photos(
+    name: str,
+    folder: Path,
+    model: ModelOption = MODEL,
+    gallery: GalleryOption = GALLERY,
+    key_file: KeyOption = KEY,
+) -> None:
+    """Write the photos that were kept of the identity NAME to FOLDER, as they were given."""
+    from facefoundry.images import file_suffix
+
+    kept = _open_known(model, gallery, key_file, BACKEND).gallery.photos(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, photo in enumerate(kept, 1):
+        (folder / f"{number:03}{file_suffix(photo)}").write_bytes(photo)
+    typer.echo(f"{name}: {len(kept)} photos were kept; they are in {folder}")
+
+
 def forget(
     name: str,
     model: ModelOption = MODEL,
     gallery: GalleryOption = GALLERY,
     key_file: KeyOption = KEY,
 ) -> None:
-    """Delete an identity from the gallery's file, its log and the index."""
+    """Delete an identity and its photos from the gallery's file, its log and the index."""
     _open_known(model, gallery, key_file, BACKEND).gallery.delete(name)
     typer.echo(f"{name}: deleted from {gallery}")
 
@@ -210,6 +234,7 @@ COMMANDS: list[Callable[..., Any]] = [
     verify,
     identify,
     identities,
+    photos,
     forget,
     rotate_key,
     watch,

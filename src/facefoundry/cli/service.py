@@ -15,6 +15,7 @@ from facefoundry.cli.faces import (
     MODEL,
     BackendOption,
     GalleryOption,
+    KeepOption,
     KeyOption,
     ModelOption,
 )
@@ -37,6 +38,7 @@ def serve(
     in_flight: Annotated[int, typer.Option(min=1, help="requests at once")] = 32,
     body_mb: Annotated[float, typer.Option(min=0.01, help="largest body")] = 10.0,
     megapixels: Annotated[float, typer.Option(min=0.01, help="largest image")] = 16.0,
+    keep_photos: KeepOption = False,
     max_batch: Annotated[int, typer.Option(min=1, help="faces embedded together")] = 16,
     tls_cert: Annotated[Path | None, typer.Option(help="certificate chain, PEM")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="its private key, PEM")] = None,
@@ -54,7 +56,14 @@ def serve(
         raise FoundryError(f"--no-keys: only on the loopback, not on {host}; leave it out")
     if (tls_cert is None) != (tls_key is None):
         raise FoundryError("TLS needs both --tls-cert and --tls-key")
-    recognizer = Recognizer(model, gallery, backend=backend, threads=threads, key_file=key_file)
+    recognizer = Recognizer(
+        model,
+        gallery,
+        backend=backend,
+        threads=threads,
+        key_file=key_file,
+        keep_photos=keep_photos,
+    )
     keys, new = (None, None)
     if not no_keys:
         keys, new = open_keys(api_keys or gallery.with_name(gallery.name + ".keys"))

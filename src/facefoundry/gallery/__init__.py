@@ -92,10 +92,13 @@ class Gallery:
             part = slice(start, start + SEGMENT)
             self._store.write_block(Block(block.identities[part], block.embeddings[part]))
 
-    def enroll(self, name: str, embeddings: Floats, replace: bool = False) -> int:
+    def enroll(
+        self, name: str, embeddings: Floats, replace: bool = False, photos: Sequence[bytes] = ()
+    ) -> int:
         """Add templates (N, D) to an identity, new or known, or replace all that it has.
 
-        On disk when this returns. Returns the number of its templates.
+        photos: image files to keep, sealed, beside them. On disk when this returns. Returns the
+        number of its templates.
         Raises FoundryError for a bad name or embeddings, and then nothing is changed.
         """
         name = check_name(name)
@@ -107,6 +110,8 @@ class Gallery:
                     identity = int(self._store.add_identities([name])[0])
                 elif replace:
                     self._store.remove_templates(identity)
+                    self._store.photos.remove(identity)
+                self._store.photos.add(identity, photos)
                 kept = 0 if replace else self._store.templates_of(identity)
                 total = kept + len(embeddings)
                 self._store.write_block(Block(np.full(len(embeddings), identity), embeddings))
@@ -135,14 +140,23 @@ class Gallery:
         if not np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3):
             raise FoundryError("embeddings are not of unit length; take them from the recognizer")
 
+    def photos(self, name: str) -> list[bytes]:
+        """The image files that were kept of an identity. Raises FoundryError if unknown."""
+        with self._lock:
+            return self._store.photos.of(self._known(name))
+
+    def _known(self, name: str) -> int:
+        identity = self._store.identity_of(check_name(name))
+        if identity is None:
+            raise UnknownIdentityError("identity: no such name in the gallery")
+        return identity
+
     def delete(self, name: str) -> None:
-        """Remove an identity from the file, its log and the index. Raises FoundryError if unknown
-        or while another process holds the log open."""
+        """Remove an identity and its photos from the file, its log and the index. Raises
+        FoundryError if unknown or while another process holds the log open."""
         with self._lock:
             with self._store.transaction():
-                identity = self._store.identity_of(check_name(name))
-                if identity is None:
-                    raise UnknownIdentityError("identity: no such name in the gallery")
+                identity = self._known(name)
                 self._store.remove_templates(identity)
                 self._store.remove_identity(identity)
             self._reload()

@@ -1,4 +1,4 @@
-"""The store of record: one SQLite file, in WAL mode, whose embeddings are sealed.
+"""The store of record: one SQLite file, in WAL mode, whose embeddings and photos are sealed.
 
 Templates (embeddings of enrolled photos) are kept in *blocks*, sealed as a whole. A block is never
 changed: what adds, drops or merges templates writes new blocks and deletes old ones in one
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from facefoundry.errors import FoundryError
 from facefoundry.gallery.crypto import Sealer
+from facefoundry.gallery.photos import Photos
 from facefoundry.onnx_file import Floats
 
 Ids = NDArray[np.int64]
@@ -86,8 +87,10 @@ class Store:
                 "foreign_keys=ON",
             ):
                 self._db.execute(f"PRAGMA {pragma}")
+            self.photos = Photos(self._db, sealer, model)
             with self.transaction():
                 self._create_or_check(model)
+                self.photos.create()
         except (sqlite3.Error, OSError) as error:
             raise FoundryError(f"{path}: not a usable gallery ({error}); give another file") from (
                 error
@@ -193,7 +196,7 @@ class Store:
                 self.write_block(rest)
 
     def remove_identity(self, identity: int) -> None:
-        """Inside a transaction, after its templates."""
+        """Inside a transaction, after its templates; its photos go with it."""
         self._db.execute("DELETE FROM identity WHERE id = ?", (identity,))
 
     def empty_log(self) -> None:
@@ -226,9 +229,11 @@ class Store:
                 plain = self._sealer.open(sealed.fetchone()[0], self._context)
                 renewed = (sealer.seal(plain, self._context), number)
                 self._db.execute("UPDATE block SET sealed = ? WHERE id = ?", renewed)
+            self.photos.reseal(sealer)
             check = sealer.seal(CHECK.encode(), CHECK)
             self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (check, CHECK))
         self._sealer = sealer
+        self.photos = replace(self.photos, sealer=sealer)
         self.empty_log()
 
     def close(self) -> None:

@@ -129,8 +129,8 @@ def cost(sources: Sources) -> Html:
         tag(
             "p",
             "Images per second of the stages that make or sift images. Energy is that of the whole"
-            " processor, where the machine lets it be read; GPU memory stands beside where a GPU"
-            " was used.",
+            " processor, where the machine lets it be read; what the GPUs spent stands beside where"
+            " one was used.",
             "note",
         ),
     )
@@ -144,15 +144,25 @@ def _cost_row(name: str, metrics: Metrics | None) -> tuple[str, ...]:
     memory = f"{pick(spent, 'peak_memory_mb') or 0:,.0f} MB"
     if (gpu := pick(spent, "gpu_peak_memory_mb")) is not None:
         memory += f", GPU {gpu:,.0f} MB"
-    joules = pick(spent, "energy_joules")
+    time = duration(pick(spent, "cpu_seconds") or 0)
+    if (busy := pick(spent, "gpu_seconds")) is not None:
+        time += f", GPU {duration(busy)}"
     return (
         name,
         duration(seconds),
-        duration(pick(spent, "cpu_seconds") or 0),
+        time,
         f"{images / seconds:,.1f}" if name in PER_IMAGE and images and seconds else "-",
         memory,
-        "not readable" if joules is None else f"{joules / 3600:,.2f} Wh",
+        _energy(spent),
     )
+
+
+def _energy(spent: Metrics) -> str:
+    """In watt-hours, of the processor and, where one was used, of the GPUs."""
+    sources = (("", "energy_joules"), ("GPU ", "gpu_energy_joules"))
+    known = [(name, joules) for name, key in sources if (joules := pick(spent, key)) is not None]
+    read = ", ".join(f"{name}{joules / 3600:,.2f} Wh" for name, joules in known)
+    return read or "not readable"
 
 
 CHAIN_COLUMNS = ("work", "licence", "commercial use", "real faces", "source", "sha256")

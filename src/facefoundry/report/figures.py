@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from facefoundry.report.html import Html
+from facefoundry.report.print_figures import collect
+from facefoundry.report.style import LIGHT
 from facefoundry.scores import Scores
 from facefoundry.verification import roc
 
@@ -32,6 +34,7 @@ CSS_COLOURS = {
     GENUINE: "var(--genuine)",
     IMPOSTOR: "var(--impostor)",
 }
+PRINT_COLOURS = {stand_in: LIGHT[css[4:-1]] for stand_in, css in CSS_COLOURS.items()}
 # scores.npz's name of a model -> its label, colour and line
 SERIES = {
     "model": ("this model", MODEL, "-"),
@@ -153,6 +156,7 @@ def legend_above(axes: Axes) -> None:
 
 def as_svg(figure: Figure, name: str) -> Html:
     """The figure as an <svg> element; `name` makes its inner ids unique and the same each time."""
+    collect(name, figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

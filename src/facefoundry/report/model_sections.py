@@ -35,7 +35,7 @@ def training(sources: Sources) -> Html:
         points = sources.curves[stage]
         names = dict.fromkeys(key for point in points for key in point if key != "step")
         drawn = [
-            figure(figures.curve(points, name, name.replace("_", " ")))
+            figure(figures.curve(points, name, f"{title}: {name.replace('_', ' ')}"))
             for name in names
             if any(point.get(name) is not None for point in points)
         ]
@@ -56,7 +56,7 @@ def verification(sources: Sources) -> Html:
     if not sets:
         content.append(not_run("evaluate"))
     else:
-        content.append(tag("p", PROTOCOL, "note"))
+        content += [tag("p", PROTOCOL, "note"), *_against_previous(sources)]
     return section("verification", "Are two faces the same identity?", *content)
 
 
@@ -66,6 +66,25 @@ PROTOCOL = (
     " normalised; the references are measured without the mirror image. TAR@FMR needs at least"
     " 3/FMR impostor pairs."
 )
+
+
+def _against_previous(sources: Sources) -> list[Html]:
+    """Every measure beside the run before; nothing where there is none on the same pairs."""
+    previous = sources.previous
+    if previous is None or not previous.differences:
+        return []
+    rows = [
+        (
+            f"{set_title(d.pair_set)}: {d.measure}",
+            f"{d.base:.4f}",
+            f"{d.other:.4f}",
+            f"{d.low:+.4f} to {d.high:+.4f}",
+            d.verdict,
+        )
+        for d in previous.differences
+    ]
+    names = ("", "the run before", "this run", "difference, 95 % interval", "verdict")
+    return [tag("h3", f"Against the run before: {previous.label}"), table(names, rows)]
 
 
 def _accuracy_table(row: Metrics) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from facefoundry.compare import BETTER, UNKNOWN, WORSE
 from facefoundry.fairness import MIN_PAIRS
 from facefoundry.report.html import Html, join, tag, text
 from facefoundry.report.sources import Sources
@@ -53,7 +54,31 @@ def accuracy(sources: Sources) -> str:
     )
     where = "held-out synthetic identities" if name == "synthetic" else name
     share = percent_with_deviation(row)
-    return f"The trained model judges {share} of the pairs of {where} rightly{beside}."
+    judged = f"The trained model judges {share} of the pairs of {where} rightly{beside}"
+    return f"{judged}; {news(sources)}."
+
+
+VERDICTS = {
+    BETTER: "it is better than",
+    WORSE: "it is worse than",
+    UNKNOWN: "it cannot be told whether it is better than",
+}
+
+
+def news(sources: Sources) -> str:
+    """Is it better than the last one? By accuracy, on the main set where both judged it."""
+    previous = sources.previous
+    if previous is None:
+        return "there is no earlier run to compare with"
+    rows = [row for row in previous.differences if row.measure == "accuracy"]
+    if not rows:
+        return f"the run before ({previous.label}) judged other pairs, so it cannot be compared"
+    row = next((row for row in rows if row.pair_set == sources.main_set), rows[0])
+    change, low, high = (100 * value for value in (row.other - row.base, row.low, row.high))
+    return (
+        f"{VERDICTS[row.verdict]} the run before ({previous.label}) on {row.pair_set}:"
+        f" {change:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    )
 
 
 def threshold(sources: Sources) -> str:

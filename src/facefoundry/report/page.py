@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 from facefoundry import __version__
+from facefoundry.previous_run import Previous
 from facefoundry.report import data_sections, device_sections, model_sections, trust_sections
+from facefoundry.report.figures import PRINT_COLOURS
 from facefoundry.report.html import Html, join
 from facefoundry.report.opening import opening
+from facefoundry.report.print_figures import collecting, write_figures
 from facefoundry.report.sources import Sources, read_sources
 from facefoundry.report.style import CSS, SCRIPT
 
@@ -36,17 +39,20 @@ NAVIGATION = {
 }
 
 
-def write_report(root: Path, out: Path) -> None:
-    """Write `out/index.html` from the stage outputs under the project's `root`.
+def write_report(root: Path, out: Path, previous: Previous | None = None) -> None:
+    """Write `out/index.html` from the stage outputs under the project's `root`, and its figures as
+    PNG files for print to `out/figures`.
 
     A stage that has left nothing is said to be "not run". Raises FoundryError naming an output
     that is there but damaged; an older page is then left as it was.
     """
-    page = render(read_sources(root))
+    with collecting() as drawn:
+        page = render(read_sources(root, previous))
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f"index.{os.getpid()}.tmp"
     partial.write_text(page, encoding="utf-8")
     partial.replace(out / "index.html")
+    write_figures(drawn, PRINT_COLOURS, out / "figures")
 
 
 def render(sources: Sources) -> str:
@@ -86,7 +92,8 @@ def render(sources: Sources) -> str:
 <header><div><p class="kicker">facefoundry</p><h1>{TITLE}</h1>{opening(sources)}</div></header>
 <nav aria-label="Sections"><div>{links}</div></nav>
 <main>{body}</main>
-<footer>facefoundry {__version__}</footer>
+<footer>facefoundry {__version__}. For print, every figure is a PNG file in
+<code>figures/</code> beside this page.</footer>
 <script>{Html(SCRIPT)}</script>
 </body>
 </html>

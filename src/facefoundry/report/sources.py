@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facefoundry.previous_run import Previous
 from facefoundry.results import (
     STAGES,
     Metrics,
@@ -20,7 +21,8 @@ from facefoundry.verification import operating_point
 
 @dataclass(frozen=True)
 class Sources:
-    """`metrics` by stage (absent: not run), scores by set, and the rest where it exists."""
+    """`metrics` by stage (absent: not run), scores by set, and the rest where it exists.
+    `previous`: how this run compares with the one before."""
 
     root: Path
     metrics: dict[str, Metrics]
@@ -29,6 +31,7 @@ class Sources:
     models: dict[str, Metrics]
     removed: list[dict[str, Any]]
     embedding_map: Metrics | None
+    previous: Previous | None = None
 
     def file(self, stage: str, name: str) -> Path | None:
         """A stage's file, or None where there is none."""
@@ -46,7 +49,7 @@ class Sources:
         return operating_point(pick(self.models.get("train"), "thresholds") or [])
 
 
-def read_sources(root: Path) -> Sources:
+def read_sources(root: Path, previous: Previous | None = None) -> Sources:
     """Read what is there. Raises FoundryError naming a file that is damaged."""
     models = {name: read_json(root / STAGES[name] / "model.json") for name in ("train", "distill")}
     return Sources(
@@ -60,6 +63,7 @@ def read_sources(root: Path) -> Sources:
         models={name: spec for name, spec in models.items() if spec is not None},
         removed=read_json(root / STAGES["curate"] / "removed.json") or [],
         embedding_map=read_json(root / STAGES["evaluate"] / "embedding_map.json"),
+        previous=previous,
     )
 
 

@@ -1,5 +1,7 @@
 """The page's style sheet and its one script."""
 
+import re
+
 CSS = """
 :root { color-scheme: light dark;
   --paper: #f7f7f5; --card: #ffffff; --ink: #1d2129; --soft: #5c6470; --line: #d9dce1;
@@ -78,6 +80,8 @@ footer { color: var(--soft); font-size: .86rem; padding: 0 0 40px; text-align: c
   .numbers div:last-child { grid-column: 1 / -1; } }
 @media print { nav, .slider { display: none; } section { break-inside: avoid; } }
 """
+# the style sheet's first colours, those of light paper: {"--ink": "#1d2129"}
+LIGHT = dict(re.findall(r"(--\w+): (#\w{6})", CSS.partition("@media")[0]))
 
 # Without the script the slider stays hidden and everything else is there.
 SCRIPT = """

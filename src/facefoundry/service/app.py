@@ -67,9 +67,13 @@ class Service:
             recognizer.embed_crops, settings.max_batch, self.metrics.batch.observe
         )
 
+    async def file(self, upload: UploadFile) -> bytes:
+        await upload.seek(0)
+        return await upload.read()
+
     async def face(self, upload: UploadFile, name: str) -> tuple[Image, Detection]:
         """The aligned crop and where it was. Raises FoundryError for a bad photo."""
-        data = await upload.read()
+        data = await self.file(upload)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.threads, self._face, data, name)
 
@@ -139,6 +143,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             embedding_size=recognizer.model.size,
             rates=[schemas.Rate(fmr=fmr, label=one_in(fmr)) for fmr in rates],
             default_fmr=recognizer.operating_point()[0],
+            keeps_photos=recognizer.keep_photos,
         )
 
     @app.post("/v1/verify", dependencies=keyed)
@@ -173,11 +178,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
         photos: Annotated[list[UploadFile], File(min_length=1, max_length=MAX_PHOTOS)],
         replace: Annotated[bool, Form(description="in place of what it has")] = False,
     ) -> schemas.EnrollAnswer:
-        """Add the photos to an identity, new or known; the photos are not kept."""
+        """Add the photos to an identity, new or known; `/v1/model` says whether they are kept."""
         numbered = enumerate(photos, 1)
         crops = [(await service.face(photo, f"photo {n}"))[0] for n, photo in numbered]
         embeddings = np.stack(await service.batcher.embed(crops))
-        templates = await run_in_threadpool(gallery.enroll, name, embeddings, replace)
+        files = [await service.file(photo) for photo in photos] if recognizer.keep_photos else []
+        templates = await run_in_threadpool(gallery.enroll, name, embeddings, replace, files)
         return schemas.EnrollAnswer(name=name, templates=templates)
 
     @app.get("/v1/identities", dependencies=keyed)

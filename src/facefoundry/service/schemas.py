@@ -66,12 +66,14 @@ class Rate(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """`rates`: the false-match rates that have a threshold, strictest first."""
+    """`rates`: the false-match rates that have a threshold, strictest first. `keeps_photos`: does
+    an enrolment store its photos?"""
 
     digest: str
     embedding_size: int
     rates: list[Rate]
     default_fmr: float
+    keeps_photos: bool
 
 
 class Health(BaseModel):

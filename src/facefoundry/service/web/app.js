@@ -59,6 +59,8 @@ async function enter() {
   sessionStorage.apiKey = state.key;
   $("door").hidden = true;
   $("inside").hidden = false;
+  $("kept").dataset.text = state.model.keeps_photos ? "kept" : "notKept";
+  $("kept").textContent = word($("kept").dataset.text);
   const slider = $("threshold");
   slider.max = state.model.rates.length - 1;
   // to the right is stricter

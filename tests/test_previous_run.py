@@ -1,0 +1,71 @@
+"""The run before: found in MLflow by its scores, compared on the same pairs."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from test_compare import scores
+
+from facefoundry.compare import SCORES
+from facefoundry.previous_run import Previous, compare_with_previous
+from facefoundry.scores import Scores, write_scores
+from facefoundry.stage import log_file
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty one; making it takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(database, tmp_path / "mlflow.db")
+    (tmp_path / SCORES).parent.mkdir(parents=True)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.create_experiment("own", (tmp_path / "kept").as_uri())
+    mlflow.set_experiment("own")
+    return tmp_path
+
+
+def evaluated(root: Path, found: Scores) -> None:
+    write_scores(root / SCORES, {"lfw": found})
+    with mlflow.start_run(tags={"stage": "evaluate", "commit": "0123abc"}):
+        log_file(root / SCORES)
+
+
+def reported(root: Path) -> Previous | None:
+    with mlflow.start_run(tags={"stage": "report"}):
+        return compare_with_previous(root)
+
+
+def verdicts(found: Previous | None) -> set[str]:
+    assert found is not None
+    return {row.verdict for row in found.differences}
+
+
+def test_each_run_is_compared_with_the_one_before(root: Path) -> None:
+    assert reported(root) is None  # nothing was evaluated
+    evaluated(root, scores(0.3, 1))
+    assert reported(root) is None  # only this run itself
+    evaluated(root, scores(0.45, 2))
+    found = reported(root)
+    assert verdicts(found) == {"better"} and found.label.endswith("UTC, commit 0123abc")
+    evaluated(root, scores(0.45, 2))  # once more with the same result
+    assert verdicts(reported(root)) == {"better"}
+    evaluated(root, scores(0.3, 1))  # back again: against the last other one, not the first
+    assert verdicts(reported(root)) == {"worse"}
+
+
+def test_other_pairs_and_failed_or_lost_runs(root: Path) -> None:
+    evaluated(root, scores(0.3, 1))
+    kept = next((root / "kept").rglob("scores.npz"))
+    evaluated(root, scores(0.3, 2, digest="other"))
+    found = reported(root)
+    assert found is not None and found.differences == []
+    kept.unlink()
+    assert reported(root) is None
