@@ -1,0 +1,151 @@
+"""From a dataset to a diffusion model's directory: read, fit, keep, and measure what it owes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
+
+from facefoundry import __version__, manifest
+from facefoundry.backbones import count_parameters
+from facefoundry.data import normalise
+from facefoundry.diffusion.faces import FittingFaces, kept_array, read_faces, templates
+from facefoundry.diffusion.fit import AutoencoderFitting, FlowFitting
+from facefoundry.diffusion.nets import (
+    FaceDiffuser,
+    build_unet,
+    build_vae,
+    encode,
+    save_diffuser,
+    to_unit_variance,
+)
+from facefoundry.diffusion.population import Floats, fit_population
+from facefoundry.inference import open_model
+from facefoundry.licences import enforce, merged
+from facefoundry.model_dir import read_spec
+from facefoundry.progress import track
+from facefoundry.sharding import CACHE, cache_key
+from facefoundry.training import LogMetrics
+
+SHARED = ("seed", "precision", "trainer", "gradient_clip", "accumulate", "checkpoint_every", "ema")
+
+
+def fit_generator(
+    options: Mapping[str, Any], faces: Path, out: Path, log_metrics: LogMetrics
+) -> dict[str, Any]:
+    """Fit on the dataset `faces`, write the model to `out` and return its metrics.
+
+    options: the values of conf/fit_generator.yaml. Raises FoundryError where the licence chain of
+    the faces, or of the model that knows identities, breaks the policy.
+    """
+    start = time.monotonic()
+    chain = licence_chain(faces, options["identity_model"])
+    enforce(options["policy"], chain)
+    torch.manual_seed(options["seed"])
+    # the flow's own options are left out, so that another flow takes up the same latents
+    upstream = {key: value for key, value in options.items() if key != "flow"}
+    cache = CACHE / out.name / cache_key(upstream, faces / manifest.MANIFEST)
+    data = read_faces(faces, options["images"], options["controls"])
+    known = kept_array(
+        cache / "templates.npy",
+        lambda: templates(data.images, data.labels, options["identity_model"]),
+    )
+    population = fit_population(known, options["components"], data.controls, data.values)
+    vae, curves = _fit_vae(options, data, cache, log_metrics)
+    diffuser = FaceDiffuser(
+        vae=vae,
+        unet=build_unet(
+            options["flow"]["widths"],
+            options["autoencoder"]["channels"],
+            known.shape[1] + 1 + len(data.controls),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        population=population,
+        spec={"licences": chain, "provenance": _provenance(options, faces, data)},
+    )
+    curves |= _fit_flow(options, diffuser, data, known, cache, log_metrics)
+    save_diffuser(diffuser, out)
+    (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
+    shutil.rmtree(cache)
+    return {
+        "identities": len(known),
+        "images": len(data.images),
+        "parameters": {"vae": count_parameters(vae), "unet": count_parameters(diffuser.unet)},
+        "loss": {name: curve[-1]["loss"] for name, curve in curves.items()},
+        "seconds": time.monotonic() - start,
+    }
+
+
+def licence_chain(faces: Path, identity_model: str) -> list[dict[str, str]]:
+    """What the fitted model rests on: the faces, and what the embedder of identities was made of."""
+    embedder = read_spec(open_model(identity_model).source.parent)
+    return merged(manifest.licences(manifest.read(faces)), embedder.licences)
+
+
+def _provenance(options: Mapping[str, Any], faces: Path, data: FittingFaces) -> dict[str, Any]:
+    return {
+        "manifest_sha256": sha256((faces / manifest.MANIFEST).read_bytes()).hexdigest(),
+        "images": len(data.images),
+        "identities": int(data.labels.max()) + 1,
+        "options": {key: value for key, value in options.items() if key not in ("faces", "out")},
+        "facefoundry": __version__,
+    }
+
+
+def _part(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The options of one network with those that both share."""
+    return {key: options[key] for key in SHARED} | dict(options[name])
+
+
+def _fit_vae(
+    options: Mapping[str, Any], data: FittingFaces, cache: Path, log_metrics: LogMetrics
+) -> tuple[AutoencoderTiny, dict[str, Any]]:
+    part = _part(options, "autoencoder")
+    net = build_vae(part["width"], part["channels"])
+    fitting = AutoencoderFitting(net, torch.from_numpy(data.images), part, log_metrics)
+    vae: AutoencoderTiny = fitting.fit(cache)  # type: ignore[assignment]
+    return vae, {fitting.name: fitting.curves}
+
+
+def _fit_flow(
+    options: Mapping[str, Any],
+    diffuser: FaceDiffuser,
+    data: FittingFaces,
+    known: Floats,
+    cache: Path,
+    log_metrics: LogMetrics,
+) -> dict[str, Any]:
+    """Fit the U-Net of `diffuser` in its latents; its curve by name."""
+    raw = kept_array(cache / "latents.npy", lambda: all_latents(diffuser.vae, data.images))
+    latents = to_unit_variance(diffuser.vae, torch.from_numpy(raw))
+    fitting = FlowFitting(
+        diffuser.unet,
+        latents,
+        torch.from_numpy(known[data.labels]),
+        torch.from_numpy(diffuser.population.standardise(data.values)),
+        _part(options, "flow"),
+        log_metrics,
+    )
+    diffuser.unet = fitting.fit(cache / cache_key(options["flow"]))  # type: ignore[assignment]
+    return {fitting.name: fitting.curves}
+
+
+@torch.inference_mode()
+def all_latents(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64) -> Floats:  # type: ignore[type-arg]
+    """(N, C, h, w) of images (N, S, S, 3) uint8 RGB, as the autoencoder gives them."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vae = vae.to(device)
+    parts = []
+    for start in track(range(0, len(images), batch), "latents", unit="batches"):
+        planes = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2).to(device)
+        parts.append(encode(vae, normalise(planes)).float().cpu().numpy())
+    vae.cpu()
+    return np.concatenate(parts)
