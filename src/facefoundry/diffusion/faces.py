@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facefoundry import manifest
 from facefoundry.alignment import warp
 from facefoundry.benchmarks import embed_images
+from facefoundry.curation.rules import identity_centres
 from facefoundry.data import labels_of
-from facefoundry.diffusion.nets import MARGIN
+from facefoundry.diffusion.nets import FULL_SIDE, MARGIN, SIDE
 from facefoundry.errors import FoundryError
-from facefoundry.images import Image, decode_image
+from facefoundry.images import Image, decode_image, resize
 from facefoundry.inference import open_model
 from facefoundry.progress import track
 from facefoundry.shards import read_member
@@ -26,7 +28,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FittingFaces:
-    """images (N, 128, 128, 3) uint8 RGB; labels (N,) 0..I-1; controls: names of the attributes that
+    """images (N, 64, 64, 3) uint8 RGB; labels (N,) 0..I-1; controls: names of the attributes that
     every image has, values (N, C) of them; image_ids for messages."""
 
     images: NDArray[np.uint8]
@@ -69,17 +71,29 @@ def spread_rows(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, An
 
 
 def cut(row: Mapping[str, Any]) -> Image:
-    """The aligned face of a manifest row with the margin that the model paints."""
+    """The aligned face (64, 64, 3) of a manifest row, with the margin that the model paints."""
     if row["landmarks"] is None:
         raise FoundryError(
             f"{row['image_id']}: no landmarks; give a dataset that curate has judged, or renders"
         )
     landmarks = np.reshape(row["landmarks"], (5, 2)).astype(np.float32)
-    return warp(decode_image(read_member(row), row["image_id"]), landmarks, MARGIN)
+    full = warp(decode_image(read_member(row), row["image_id"]), landmarks, MARGIN)
+    return resize(full, SIDE, SIDE)
 
 
-def inner(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The ArcFace crops (N, 112, 112, 3) of images (N, 128, 128, 3) of this model."""
+def enlarge(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The model's images (N, 64, 64, 3) at the size of alignment, (N, 128, 128, 3)."""
+    size = (FULL_SIDE, FULL_SIDE)
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in images])
+
+
+def crops_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The ArcFace crops (N, 112, 112, 3) of the model's images (N, 64, 64, 3)."""
+    return cut_margin(enlarge(images))
+
+
+def cut_margin(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, 128, 128, 3) -> the ArcFace crops (N, 112, 112, 3)."""
     return images[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
@@ -87,10 +101,8 @@ def templates(images: NDArray[np.uint8], labels: NDArray[np.int64], model: str) 
     """(I, D) unit embeddings of the identities: the mean of their images', by `model`, a name or
     path for `inference.find_model`."""
     embed = open_model(model).embed
-    embeddings = embed_images(embed, inner(images), flip=False, title="identities")
-    total = np.zeros((labels.max() + 1, embeddings.shape[1]), np.float32)
-    np.add.at(total, labels, embeddings)
-    return np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True), np.float32)
+    embeddings = embed_images(embed, crops_of(images), flip=False, title="identities")
+    return identity_centres(embeddings, labels)
 
 
 def kept_array(path: Path, make: Callable[[], Floats]) -> Floats:

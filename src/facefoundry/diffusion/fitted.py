@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from facefoundry.backbones import count_parameters
 from facefoundry.data import normalise
 from facefoundry.diffusion.faces import FittingFaces, kept_array, read_faces, templates
 from facefoundry.diffusion.fit import AutoencoderFitting, FlowFitting
+from facefoundry.diffusion.memory import build_auditor, memory_metrics
 from facefoundry.diffusion.nets import (
     FaceDiffuser,
     build_unet,
@@ -36,6 +36,7 @@ from facefoundry.sharding import CACHE, cache_key
 from facefoundry.training import LogMetrics
 
 SHARED = ("seed", "precision", "trainer", "gradient_clip", "accumulate", "checkpoint_every", "ema")
+LATENTS_OF = (*SHARED, "images", "identity_model", "autoencoder")
 
 
 def fit_generator(
@@ -46,13 +47,12 @@ def fit_generator(
     options: the values of conf/fit_generator.yaml. Raises FoundryError where the licence chain of
     the faces, or of the model that knows identities, breaks the policy.
     """
-    start = time.monotonic()
     chain = licence_chain(faces, options["identity_model"])
     enforce(options["policy"], chain)
     torch.manual_seed(options["seed"])
-    # the flow's own options are left out, so that another flow takes up the same latents
-    upstream = {key: value for key, value in options.items() if key != "flow"}
-    cache = CACHE / out.name / cache_key(upstream, faces / manifest.MANIFEST)
+    # of what the latents rest on alone, so that another flow takes them up
+    latents_of = {key: options[key] for key in LATENTS_OF}
+    cache = CACHE / out.name / cache_key(latents_of, faces / manifest.MANIFEST)
     data = read_faces(faces, options["images"], options["controls"])
     known = kept_array(
         cache / "templates.npy",
@@ -74,18 +74,20 @@ def fit_generator(
     curves |= _fit_flow(options, diffuser, data, known, cache, log_metrics)
     save_diffuser(diffuser, out)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
+    embed = build_auditor(options["judge"], options["identity_model"])
+    memory = memory_metrics(out, data, embed, options["memory"], options["seed"])
     shutil.rmtree(cache)
     return {
         "identities": len(known),
         "images": len(data.images),
         "parameters": {"vae": count_parameters(vae), "unet": count_parameters(diffuser.unet)},
         "loss": {name: curve[-1]["loss"] for name, curve in curves.items()},
-        "seconds": time.monotonic() - start,
+        "memory": memory,
     }
 
 
 def licence_chain(faces: Path, identity_model: str) -> list[dict[str, str]]:
-    """What the fitted model rests on: the faces, and what the embedder of identities was made of."""
+    """What the fitted model rests on: the faces, and the embedder that knows the identities."""
     embedder = read_spec(open_model(identity_model).source.parent)
     return merged(manifest.licences(manifest.read(faces)), embedder.licences)
 

@@ -22,9 +22,10 @@ from facefoundry.diffusion.population import Population
 from facefoundry.errors import FoundryError
 
 MARGIN = 8  # pixels around the ArcFace crop, or detectors miss the face
-SIDE = SIZE + 2 * MARGIN
-PATCH = 4  # the autoencoder sees 4 x 4 pixels as 48 channels: a sixteenth of the work
-SHRINK = 8  # side of an image over that of its latents
+FULL_SIDE = SIZE + 2 * MARGIN
+SIDE = FULL_SIDE // 2  # what the model paints: half of the resolution at a quarter of the work
+PATCH = 2  # the autoencoder sees 2 x 2 pixels as 12 channels, for the same reason
+SHRINK = 4  # side of the model's image over that of its latents
 SPEC, POPULATION = "generator.json", "population.safetensors"
 PARTS = {
     "vae": AutoencoderTiny,
@@ -46,7 +47,7 @@ class FaceDiffuser:
 
 
 def build_vae(width: int, latent_channels: int) -> AutoencoderTiny:
-    """Images (B, 3, S, S) as patches to latents (B, C, S / 8, S / 8): one halving after the patches
+    """Images (B, 3, S, S) as patches to latents (B, C, S / 4, S / 4): one halving after the patches
     (Bohan, TAESD, 2023; patches as in Shi et al., "ESPCN", CVPR 2016)."""
     return AutoencoderTiny(
         in_channels=3 * PATCH**2,
@@ -81,7 +82,7 @@ def build_unet(widths: list[int], latent_channels: int, condition: int) -> UNet2
 
 
 def encode(vae: AutoencoderTiny, images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) RGB in [-1, 1] -> latents (B, C, S / 8, S / 8), about unit variance."""
+    """(B, 3, S, S) RGB in [-1, 1] -> latents (B, C, S / 4, S / 4), about unit variance."""
     raw = vae.encode(functional.pixel_unshuffle(images, PATCH)).latents
     return (raw - vae.config.shift_factor) * vae.config.scaling_factor
 

@@ -72,13 +72,3 @@ def fit_population(
         controls=tuple(controls),
         quantiles=quantiles.astype(np.float32),
     )
-
-
-def apart(embeddings: Floats, max_similarity: float) -> list[int]:
-    """Rows of unit embeddings (N, D) that are kept when each one closer than `max_similarity` to
-    one kept before it is passed over."""
-    kept: list[int] = []
-    for row, embedding in enumerate(embeddings):
-        if not kept or float((embeddings[kept] @ embedding).max()) < max_similarity:
-            kept.append(row)
-    return kept

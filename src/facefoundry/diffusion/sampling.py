@@ -27,7 +27,7 @@ def sample(
     steps: int,
     guidance: float,
 ) -> list[Image]:
-    """B images (128, 128, 3) uint8 RGB of the identities `embeddings` (B, D), unit.
+    """B images (64, 64, 3) uint8 RGB of the identities `embeddings` (B, D), unit.
 
     controls (B, C): in their own units. start (B, c, h, w): see `noise`. guidance: 1 is the plain
     model, more is truer to the identity and less varied (Ho and Salimans, "Classifier-Free

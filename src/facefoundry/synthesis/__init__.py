@@ -53,6 +53,7 @@ def face_rng(seed: int, identity: str, index: int) -> np.random.Generator:
 
 
 GENERATORS = {
+    "diffusion": "Diffusion",
     "stylegan": "StyleGan",
     "render": "Render",
     "import": "ImportFaces",

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
-SOURCE_TYPES = {"stylegan": "trainedAlgorithmicMedia", "render": "algorithmicMedia"}
+SOURCE_TYPES = {
+    "diffusion": "trainedAlgorithmicMedia",
+    "stylegan": "trainedAlgorithmicMedia",
+    "render": "algorithmicMedia",
+}
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 PACKET = """<x:xmpmeta xmlns:x="adobe:ns:meta/">\
