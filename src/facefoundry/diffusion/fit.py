@@ -142,9 +142,9 @@ class AutoencoderFitting(Fitting):
         images = normalise(self.images[rows].permute(0, 3, 1, 2).to(self.device))
         if torch.rand((), generator=draw) < 0.5:
             images = images.flip(3)
-        latents = encode(self.net, images)  # type: ignore[arg-type]
+        latents = encode(self.net, images)
         jitter = torch.randn(latents.shape, generator=draw).to(self.device)
-        rebuilt = decode(self.net, latents + self.options["latent_noise"] * jitter)  # type: ignore[arg-type]
+        rebuilt = decode(self.net, latents + self.options["latent_noise"] * jitter)
         edges = sum(functional.l1_loss(rebuilt.diff(dim=d), images.diff(dim=d)) for d in (2, 3))
         return functional.l1_loss(rebuilt, images) + self.options["edges"] * edges
 

@@ -15,6 +15,7 @@ from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
 
 from facefoundry import __version__, manifest
 from facefoundry.backbones import count_parameters
+from facefoundry.benchmarks import Images
 from facefoundry.data import normalise
 from facefoundry.diffusion.faces import FittingFaces, kept_array, read_faces, templates
 from facefoundry.diffusion.fit import AutoencoderFitting, FlowFitting
@@ -113,7 +114,7 @@ def _fit_vae(
     part = _part(options, "autoencoder")
     net = build_vae(part["width"], part["channels"])
     fitting = AutoencoderFitting(net, torch.from_numpy(data.images), part, log_metrics)
-    vae: AutoencoderTiny = fitting.fit(cache)  # type: ignore[assignment]
+    vae: AutoencoderTiny = fitting.fit(cache)
     return vae, {fitting.name: fitting.curves}
 
 
@@ -136,12 +137,12 @@ def _fit_flow(
         _part(options, "flow"),
         log_metrics,
     )
-    diffuser.unet = fitting.fit(cache / cache_key(options["flow"]))  # type: ignore[assignment]
+    diffuser.unet = fitting.fit(cache / cache_key(options["flow"]))
     return {fitting.name: fitting.curves}
 
 
 @torch.inference_mode()
-def all_latents(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64) -> Floats:  # type: ignore[type-arg]
+def all_latents(vae: AutoencoderTiny, images: Images, batch: int = 64) -> Floats:
     """(N, C, h, w) of images (N, S, S, 3) uint8 RGB, as the autoencoder gives them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vae = vae.to(device)
