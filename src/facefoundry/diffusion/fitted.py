@@ -33,8 +33,9 @@ from facefoundry.inference import open_model
 from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import read_spec
 from facefoundry.progress import track
+from facefoundry.release import commit
 from facefoundry.sharding import CACHE, cache_key
-from facefoundry.training import LogMetrics
+from facefoundry.training import Curves, LogMetrics
 
 SHARED = ("seed", "precision", "trainer", "gradient_clip", "accumulate", "checkpoint_every", "ema")
 LATENTS_OF = (*SHARED, "images", "identity_model", "autoencoder")
@@ -50,7 +51,6 @@ def fit_generator(
     """
     chain = licence_chain(faces, options["identity_model"])
     enforce(options["policy"], chain)
-    torch.manual_seed(options["seed"])
     # of what the latents rest on alone, so that another flow takes them up
     latents_of = {key: options[key] for key in LATENTS_OF}
     cache = CACHE / out.name / cache_key(latents_of, faces / manifest.MANIFEST)
@@ -59,20 +59,8 @@ def fit_generator(
         cache / "templates.npy",
         lambda: templates(data.images, data.labels, options["identity_model"]),
     )
-    population = fit_population(known, options["components"], data.controls, data.values)
-    vae, curves = _fit_vae(options, data, cache, log_metrics)
-    diffuser = FaceDiffuser(
-        vae=vae,
-        unet=build_unet(
-            options["flow"]["widths"],
-            options["autoencoder"]["channels"],
-            known.shape[1] + 1 + len(data.controls),
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        population=population,
-        spec={"licences": chain, "provenance": _provenance(options, faces, data)},
-    )
-    curves |= _fit_flow(options, diffuser, data, known, cache, log_metrics)
+    diffuser, curves = _fit(options, data, known, cache, log_metrics)
+    diffuser.spec |= {"licences": chain, "provenance": _provenance(options, faces, data)}
     save_diffuser(diffuser, out)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     embed = build_auditor(options["judge"], options["identity_model"])
@@ -81,10 +69,46 @@ def fit_generator(
     return {
         "identities": len(known),
         "images": len(data.images),
-        "parameters": {"vae": count_parameters(vae), "unet": count_parameters(diffuser.unet)},
+        "parameters": {
+            "vae": count_parameters(diffuser.vae),
+            "unet": count_parameters(diffuser.unet),
+        },
         "loss": {name: curve[-1]["loss"] for name, curve in curves.items()},
         "memory": memory,
     }
+
+
+def _fit(
+    options: Mapping[str, Any],
+    data: FittingFaces,
+    known: Floats,
+    cache: Path,
+    log_metrics: LogMetrics,
+) -> tuple[FaceDiffuser, dict[str, Curves]]:
+    """Fit one network after the other; the model without a spec, and the curves by name.
+
+    The seed is set before each network is made, since a resumed fit has drawn less until there.
+    """
+    torch.manual_seed(options["seed"])
+    part = _part(options, "autoencoder")
+    net = build_vae(part["width"], part["channels"])
+    coding = AutoencoderFitting(net, torch.from_numpy(data.images), part, log_metrics)
+    vae = coding.fit(cache)
+    raw = kept_array(cache / "latents.npy", lambda: all_latents(vae, data.images))
+    population = fit_population(known, options["components"], data.controls, data.values)
+    torch.manual_seed(options["seed"])
+    size = known.shape[1] + 1 + len(data.controls)
+    flow = FlowFitting(
+        build_unet(options["flow"]["widths"], part["channels"], size),
+        to_unit_variance(vae, torch.from_numpy(raw)),
+        torch.from_numpy(known[data.labels]),
+        torch.from_numpy(population.standardise(data.values)),
+        _part(options, "flow"),
+        log_metrics,
+    )
+    unet = flow.fit(cache / cache_key(options["flow"]))
+    diffuser = FaceDiffuser(vae, unet, FlowMatchEulerDiscreteScheduler(), population, {})
+    return diffuser, {coding.name: coding.curves, flow.name: flow.curves}
 
 
 def licence_chain(faces: Path, identity_model: str) -> list[dict[str, str]]:
@@ -100,45 +124,13 @@ def _provenance(options: Mapping[str, Any], faces: Path, data: FittingFaces) -> 
         "identities": int(data.labels.max()) + 1,
         "options": {key: value for key, value in options.items() if key not in ("faces", "out")},
         "facefoundry": __version__,
+        "commit": commit(Path()),
     }
 
 
 def _part(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The options of one network with those that both share."""
     return {key: options[key] for key in SHARED} | dict(options[name])
-
-
-def _fit_vae(
-    options: Mapping[str, Any], data: FittingFaces, cache: Path, log_metrics: LogMetrics
-) -> tuple[AutoencoderTiny, dict[str, Any]]:
-    part = _part(options, "autoencoder")
-    net = build_vae(part["width"], part["channels"])
-    fitting = AutoencoderFitting(net, torch.from_numpy(data.images), part, log_metrics)
-    vae: AutoencoderTiny = fitting.fit(cache)
-    return vae, {fitting.name: fitting.curves}
-
-
-def _fit_flow(
-    options: Mapping[str, Any],
-    diffuser: FaceDiffuser,
-    data: FittingFaces,
-    known: Floats,
-    cache: Path,
-    log_metrics: LogMetrics,
-) -> dict[str, Any]:
-    """Fit the U-Net of `diffuser` in its latents; its curve by name."""
-    raw = kept_array(cache / "latents.npy", lambda: all_latents(diffuser.vae, data.images))
-    latents = to_unit_variance(diffuser.vae, torch.from_numpy(raw))
-    fitting = FlowFitting(
-        diffuser.unet,
-        latents,
-        torch.from_numpy(known[data.labels]),
-        torch.from_numpy(diffuser.population.standardise(data.values)),
-        _part(options, "flow"),
-        log_metrics,
-    )
-    diffuser.unet = fitting.fit(cache / cache_key(options["flow"]))
-    return {fitting.name: fitting.curves}
 
 
 @torch.inference_mode()

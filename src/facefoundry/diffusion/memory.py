@@ -18,6 +18,8 @@ from facefoundry.progress import track
 from facefoundry.references import sface
 from facefoundry.synthesis.diffusion import Diffusion
 
+SHOWN = 8  # identities on the preview
+
 
 def build_auditor(judge: str, identity_model: str) -> Embed:
     """SFace where curation has a judge; without one the model that knows the identities, which
@@ -35,7 +37,7 @@ def memory_metrics(
     FoundryError where the audit does not pass and `gate` is `stop`.
     """
     samples = draw_samples(model, options["identities"], options["images_per_identity"], seed)
-    save_png(contact_sheet(samples), model / "preview.png")
+    save_png(contact_sheet(samples[:SHOWN]), model / "preview.png")
     crops = cut_margin(np.stack([image for row in samples for image in row]))
     references = slice(options["references"])
     seen: Images = crops_of(data.images[references])
