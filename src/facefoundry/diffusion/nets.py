@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.utils import logging
 from safetensors import SafetensorError
 from torch.nn import functional
 
@@ -32,6 +33,8 @@ PARTS = {
     "unet": UNet2DConditionModel,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
+
+logging.set_verbosity_error()  # it warns of a key that it wrote itself
 
 
 @dataclass
