@@ -88,13 +88,15 @@ def similarity_transform(
     )
 
 
-def warp(image: Image, landmarks: Landmarks) -> Image:
-    """Cut (H, W, 3) uint8 RGB to the aligned (112, 112, 3) crop; black outside the image."""
-    matrix = similarity_transform(landmarks)
+def warp(image: Image, landmarks: Landmarks, margin: int = 0) -> Image:
+    """Cut (H, W, 3) uint8 RGB to the aligned (112, 112, 3) crop, or one with so many pixels more
+    on each side; black outside the image."""
+    matrix = similarity_transform(landmarks, TEMPLATE + np.float32(margin))
+    side = SIZE + 2 * margin
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 0.5:  # bilinear sampling would skip pixels: average them first
         image, matrix = _shrink(image, matrix, scale)
-    return np.asarray(cv2.warpAffine(image, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR))
+    return np.asarray(cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR))
 
 
 def _shrink(

@@ -57,6 +57,7 @@ def face_rng(seed: int, identity: str, index: int) -> np.random.Generator:
 
 
 GENERATORS = {
+    "diffusion": "Diffusion",
     "stylegan": "StyleGan",
     "render": "Render",
     "hub": "Hub",

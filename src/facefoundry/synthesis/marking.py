@@ -10,6 +10,7 @@ from __future__ import annotations
 from xml.sax.saxutils import quoteattr
 
 SOURCE_TYPES = {
+    "diffusion": "trainedAlgorithmicMedia",
     "hub": "trainedAlgorithmicMedia",
     "render": "algorithmicMedia",
     "stylegan": "trainedAlgorithmicMedia",

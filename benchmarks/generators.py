@@ -1,0 +1,86 @@
+"""Any generator's faces judged by SFace: rate, detection, identity, and how many are distinct.
+
+Run: python benchmarks/generators.py render stylegan diffusion [--identities 200] [--images 5]
+     [--set diffusion.guidance=3 --set diffusion.model=models/fit_generator]
+Names are the files of conf/generator. Two identities count as one from the cosine on that lets one
+in a thousand of LFW's impostor pairs through; without the benchmark, one in a thousand of the first
+generator's. Images per second are of one process beside whatever else runs on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
+from facefoundry.generator_quality import aligned, quality, sample_generator
+from facefoundry.references import reference_embeddings, sface
+from facefoundry.synthesis import build_generator
+from facefoundry.verification import pair_similarity, threshold_at
+
+FMR = 1e-3
+COLUMNS = {
+    "images_per_second": "{:.1f}",
+    "detected": "{:.1%}",
+    "genuine_mean": "{:.3f}",
+    "impostor_mean": "{:.3f}",
+    "impostor_p99": "{:.3f}",
+    "eer": "{:.2%}",
+    "rank_1": "{:.1%}",
+    "distinct": "{}",
+    "identities": "{}",
+}
+
+
+def options_of(name: str, changes: list[str]) -> dict[str, Any]:
+    """conf/generator/<name>.yaml with the changes `<name>.key=value`."""
+    own = [change.removeprefix(f"{name}.") for change in changes if change.startswith(f"{name}.")]
+    base = OmegaConf.create(yaml.safe_load(Path(f"conf/generator/{name}.yaml").read_text()))
+    return OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(own)))  # type: ignore[return-value]
+
+
+def lfw_threshold(folder: Path) -> float | None:
+    """SFace's cosine at FMR 1e-3 on the benchmark's own pairs; None where it is not here."""
+    if not folder.is_dir():
+        return None
+    benchmark = read_benchmark(folder)
+    embeddings = reference_embeddings("sface", load_images(benchmark), benchmark.digest)
+    similarity = pair_similarity(embeddings, benchmark.pairs.index)
+    return threshold_at(similarity, benchmark.pairs.same, FMR)
+
+
+def own_threshold(sampled: Any) -> float:
+    crops, found = aligned(sampled.faces)
+    embeddings = embed_images(sface(), crops, flip=False)
+    pairs = held_out_pairs(sampled.labels[found].tolist(), seed=0)
+    return threshold_at(pair_similarity(embeddings, pairs.index), pairs.same, FMR)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--identities", type=int, default=200)
+    parser.add_argument("--images", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], action="extend", dest="changes")
+    parser.add_argument("--lfw", type=Path, default=Path("../shared/benchmarks/lfw"))
+    arguments = parser.parse_args()
+    threshold = lfw_threshold(arguments.lfw)
+    print("| generator | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    for name in arguments.names:
+        generator = build_generator(**options_of(name, arguments.changes))
+        count = (arguments.identities, arguments.images)
+        sampled = sample_generator(generator, *count, arguments.seed)
+        threshold = own_threshold(sampled) if threshold is None else threshold
+        row = quality(sampled, sface(), threshold)
+        cells = [form.format(row[key]) for key, form in COLUMNS.items()]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    print(f"\nDistinct at cosine {threshold:.3f}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Faces of a fitted diffusion model: an identity is an embedding that nobody has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facefoundry.alignment import TEMPLATE
+from facefoundry.diffusion.faces import enlarge
+from facefoundry.diffusion.nets import MARGIN, load_diffuser
+from facefoundry.diffusion.population import Floats
+from facefoundry.diffusion.sampling import noise, sample
+from facefoundry.errors import FoundryError
+from facefoundry.synthesis import Face, face_rng
+
+LANDMARKS = TEMPLATE + np.float32(MARGIN)
+TRIES = 4  # draws for each identity that is asked for
+
+
+class Diffusion:
+    """model: a directory of the fit_generator stage. steps: of the sampler. guidance: see
+    `diffusion.sampling.sample`. spread: how far identities lie from the mean one (1 is as far as
+    those of the training set). max_similarity: least cosine at which two identities are one too
+    many. batch: images at a time.
+
+    Images are 128 x 128, enlarged from 64 x 64, and aligned: the landmarks are those of the ArcFace
+    template. On a GPU where there is one, else on one thread, so that the number of workers changes
+    no pixel.
+    """
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        model: str = "pretrained/generator-clean",
+        steps: int = 8,
+        guidance: float = 2.0,
+        spread: float = 1.0,
+        max_similarity: float = 0.6,
+        batch: int = 16,
+    ) -> None:
+        self.steps, self.guidance = steps, guidance
+        self.spread, self.max_similarity, self.batch = spread, max_similarity, batch
+        self.diffuser = load_diffuser(Path(model))
+        self.licences: list[dict[str, str]] = self.diffuser.spec["licences"]
+        if torch.cuda.is_available():
+            self.diffuser.vae.cuda()
+            self.diffuser.unet.cuda()
+        else:
+            torch.set_num_threads(1)
+
+    def identities(self, count: int, seed: int) -> list[str]:
+        """Raises FoundryError where the model does not know so many that are apart."""
+        kept = np.empty((count, len(self.diffuser.population.mean)), np.float32)
+        names: list[str] = []
+        for number in range(TRIES * count):
+            embedding = self._embedding(name := f"d{number:06d}", seed)
+            if (kept[: len(names)] @ embedding).max(initial=-1) < self.max_similarity:
+                kept[len(names)] = embedding
+                names.append(name)
+            if len(names) == count:
+                return names
+        raise FoundryError(
+            f"generator: {len(names)} of {count} identities are less alike than max_similarity"
+            f" {self.max_similarity}; raise it, or ask for fewer"
+        )
+
+    def faces(self, identity: str, count: int, seed: int) -> list[Face]:
+        starts = range(0, count, self.batch)
+        return [
+            face
+            for start in starts
+            for face in self._batch(identity, range(start, min(start + self.batch, count)), seed)
+        ]
+
+    def _embedding(self, identity: str, seed: int) -> Floats:
+        return self.diffuser.population.identity(face_rng(seed, identity, -1), self.spread)
+
+    def _batch(self, identity: str, indices: range, seed: int) -> list[Face]:
+        population = self.diffuser.population
+        rngs = [face_rng(seed, identity, index) for index in indices]
+        controls = np.stack([population.draw_controls(rng) for rng in rngs])
+        images = sample(
+            self.diffuser,
+            np.repeat(self._embedding(identity, seed)[None], len(rngs), axis=0),
+            controls,
+            np.stack([noise(self.diffuser, rng) for rng in rngs]),
+            self.steps,
+            self.guidance,
+        )
+        return [
+            Face(image, dict(zip(population.controls, map(float, row), strict=True)), LANDMARKS)
+            for image, row in zip(enlarge(np.stack(images)), controls, strict=True)
+        ]
