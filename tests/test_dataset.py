@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from facefoundry import manifest, sharding
+from facefoundry import keeping, manifest
 from facefoundry.errors import FoundryError
 from facefoundry.keeping import discard
-from facefoundry.sharding import build_shards, chunked
+from facefoundry.sharding import build_shards, cache_key, chunked
 from facefoundry.shards import read_member, write_shard
 
 ROW = {"identity": "a", "shard": "s.tar", "offset": 0, "size": 1, "attributes": {"yaw": 1.5}}
@@ -116,12 +116,12 @@ def test_a_killed_run_goes_on_and_publishes_nothing_before_its_end(tmp_path: Pat
     # the three whole shards are made once; only the interrupted one is made again
     assert made == ["0", "1", "2", "3", "4", "5", "6", "6", "7", "8", "9"]
     assert [read_member(row)[0] for row in manifest.rows(table)] == list(range(10))
-    assert not (sharding.CACHE / "numbers" / "key").exists()
+    assert not (keeping.CACHE / "numbers" / "key").exists()
 
 
 def test_what_a_kill_leaves_of_discarded_work_is_not_used(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    work = sharding.CACHE / "numbers/key"
+    work = keeping.CACHE / "numbers/key"
     work.mkdir(parents=True)
 
     def dies(path: Path, **_: object) -> None:
@@ -136,11 +136,11 @@ def test_what_a_kill_leaves_of_discarded_work_is_not_used(tmp_path: Path, monkey
 
 def test_cache_key_sees_config_and_inputs(tmp_path: Path):
     (tmp_path / "in").write_text("1")
-    one = sharding.cache_key({"a": 1}, tmp_path / "in")
-    assert one == sharding.cache_key({"a": 1}, tmp_path / "in")
-    assert one != sharding.cache_key({"a": 2}, tmp_path / "in")
+    one = cache_key({"a": 1}, tmp_path / "in")
+    assert one == cache_key({"a": 1}, tmp_path / "in")
+    assert one != cache_key({"a": 2}, tmp_path / "in")
     (tmp_path / "in").write_text("2")
-    assert one != sharding.cache_key({"a": 1}, tmp_path / "in")
+    assert one != cache_key({"a": 1}, tmp_path / "in")
 
 
 def test_chunks_cover_everything():

@@ -30,11 +30,12 @@ from facefoundry.diffusion.nets import (
 )
 from facefoundry.diffusion.population import Floats, fit_population
 from facefoundry.inference import open_model
+from facefoundry.keeping import CACHE
 from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import read_spec
 from facefoundry.progress import track
 from facefoundry.release import commit
-from facefoundry.sharding import CACHE, cache_key
+from facefoundry.sharding import cache_key
 from facefoundry.training import Curves, LogMetrics
 
 SHARED = ("seed", "precision", "trainer", "gradient_clip", "accumulate", "checkpoint_every", "ema")

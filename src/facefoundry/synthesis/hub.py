@@ -103,7 +103,7 @@ class Hub:
         from diffusers import DiffusionPipeline
 
         cuda = torch.cuda.is_available()
-        options = {"torch_dtype": torch.float16 if cuda else torch.float32}
+        options: dict[str, Any] = {"torch_dtype": torch.float16 if cuda else torch.float32}
         options |= {"low_cpu_mem_usage": False}  # which would need one more library
         parts = _arc2face(self.sources["arc2face"], options) if self.by_identity else {}
         folder = self.sources["model"]
@@ -124,7 +124,7 @@ class Hub:
         if self.by_identity:
             embedding = draw_embedding(self._known, own)
             noises = [rng.standard_normal(shape, np.float32) for rng in rngs]
-            given = {"prompt_embeds": encode_identity(self.pipeline, embedding)}
+            given: dict[str, Any] = {"prompt_embeds": encode_identity(self.pipeline, embedding)}
         else:
             base = own.standard_normal(shape, np.float32)
             noises = [step_away(base, self.variation, rng) for rng in rngs]

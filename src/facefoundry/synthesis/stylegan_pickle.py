@@ -147,8 +147,8 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, by_columns, data = state
-        order = "F" if by_columns else "C"
-        self.value = np.frombuffer(data, dtype.value).reshape(shape, order=order)
+        flat = np.frombuffer(data, dtype.value)
+        self.value = flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
