@@ -8,7 +8,6 @@ output, and each pixel's noise is the stored one, so that the same style gives t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +147,10 @@ def group_of(side: int) -> int:
     return next((place for place, limit in enumerate(limits) if side <= limit), len(limits) - 1)
 
 
-def as_pixels(images: Tensor) -> Sequence[Image]:
+def as_pixels(images: Tensor) -> list[Image]:
     """(N, 3, H, W) in -1..1 -> (N, H, W, 3) uint8."""
     pixels = (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    return list(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy()))
 
 
 def _check(snapshot: Snapshot) -> None:
