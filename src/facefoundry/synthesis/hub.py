@@ -103,12 +103,14 @@ class Hub:
         from diffusers import DiffusionPipeline
 
         cuda = torch.cuda.is_available()
-        options: dict[str, Any] = {"torch_dtype": torch.float16 if cuda else torch.float32}
-        options |= {"low_cpu_mem_usage": False}  # which would need one more library
+        options: dict[str, Any] = {
+            "torch_dtype": torch.float16 if cuda else torch.float32,
+            "low_cpu_mem_usage": False,  # which would need one more library
+        }
         parts = _arc2face(self.sources["arc2face"], options) if self.by_identity else {}
         folder = self.sources["model"]
         with one_line(f"{folder}: no pipeline that can be loaded"):
-            pipeline = DiffusionPipeline.from_pretrained(
+            pipeline: Any = DiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, **parts, **options
             )
         pipeline.set_progress_bar_config(disable=True)
@@ -121,10 +123,11 @@ class Hub:
         own = face_rng(seed, identity, -1)
         rngs = [face_rng(seed, identity, index) for index in range(count)]
         shape = latent_shape(self.pipeline, self.size)
+        given: dict[str, Any]
         if self.by_identity:
             embedding = draw_embedding(self._known, own)
             noises = [rng.standard_normal(shape, np.float32) for rng in rngs]
-            given: dict[str, Any] = {"prompt_embeds": encode_identity(self.pipeline, embedding)}
+            given = {"prompt_embeds": encode_identity(self.pipeline, embedding)}
         else:
             base = own.standard_normal(shape, np.float32)
             noises = [step_away(base, self.variation, rng) for rng in rngs]

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -86,10 +87,11 @@ def with_torch(model: ov.Model) -> Run:
     """Inputs (N, ...) -> outputs (N, ...), on a GPU where there is one, in FP32 also there."""
     device = torch_device()
     graph = TorchGraph(model).to(device)
+    precision: Any = torch.backends.cudnn.flags  # a function without types
 
     def run(inputs: Sequence[Array]) -> list[Array]:
         tensors = [torch.from_numpy(np.asarray(value)).to(device) for value in inputs]
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), precision(enabled=True, allow_tf32=False):
             return [output.cpu().numpy() for output in graph(*tensors)]
 
     return run
