@@ -17,7 +17,7 @@ from facefoundry import summary
 from facefoundry.compare import Difference
 from facefoundry.errors import FoundryError
 from facefoundry.previous_run import Previous
-from facefoundry.report import model_sections, opening, write_report
+from facefoundry.report import device_sections, model_sections, opening, write_report
 from facefoundry.report.page import render
 from facefoundry.report.sources import read_sources
 from facefoundry.results import STAGES
@@ -275,6 +275,15 @@ def test_without_a_run_to_compare_with_the_opening_says_so(pipeline: Path, page:
     assert "Against the run before" not in page
     found = opening.accuracy(read_sources(pipeline, Previous("yesterday", [])))
     assert "the run before (yesterday) judged other pairs, so it cannot be compared" in found
+
+
+def test_what_a_gpu_spent_stands_beside_the_processors(pipeline: Path) -> None:
+    sources = read_sources(pipeline)
+    cost = {"seconds": 90.0, "cpu_seconds": 30.0, "peak_memory_mb": 812.0, "energy_joules": 3600.0}
+    cost |= {"gpu_peak_memory_mb": 2000.0, "gpu_seconds": 60.0, "gpu_energy_joules": 7200.0}
+    page = device_sections.cost(replace(sources, metrics={"train": {"cost": cost}}))
+    for said in ("30.0 s, GPU 1 min 0 s", "812 MB, GPU 2,000 MB", "1.00 Wh, GPU 2.00 Wh"):
+        assert said in page, said
 
 
 def test_an_older_pages_figures_do_not_stay(tmp_path: Path) -> None:
