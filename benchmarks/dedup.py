@@ -43,7 +43,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 def flipped(hashes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each hash (N,) with 0 to `near_duplicate_bits` different bits turned."""
     bits = LIMITS["near_duplicate_bits"]
-    turned = rng.permuted(np.tile(np.arange(64, dtype=np.uint8), (len(hashes), 1)), axis=1)[:, :bits]
+    turned = rng.permuted(np.tile(np.arange(64, dtype=np.uint8), (len(hashes), 1)), axis=1)[
+        :, :bits
+    ]
     used = np.arange(bits) < rng.integers(0, bits + 1, (len(hashes), 1))
     masks = np.where(used, np.uint64(1) << turned.astype(np.uint64), np.uint64(0))
     return hashes ^ np.bitwise_or.reduce(masks, axis=1)

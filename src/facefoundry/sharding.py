@@ -2,7 +2,8 @@
 
 A shard's tar and its rows land under `.cache/<stage>/<key>` by atomic rename, rows last, so a
 shard whose rows are there is whole. A killed run finds them again. The pool dies with the run: by
-Ctrl-C, which only the run itself hears, and by `kill -9`.
+Ctrl-C, which only the run itself hears, and by `kill -9`. On a Ray cluster the same functions give
+the same bytes (see `ray_executor`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from facefoundry import manifest
+from facefoundry.errors import FoundryError
 from facefoundry.journal import record
 from facefoundry.keeping import CACHE, atomic, discard, final_path, link
 from facefoundry.progress import track
@@ -57,6 +59,7 @@ def build_shards(
     key: str,
     workers: int,
     licences: Sequence[Mapping[str, str]],
+    executor: str = "local",
 ) -> pa.Table:
     """Run `build` on every chunk; write `out/shards/*.tar` and return the sorted manifest.
 
@@ -67,9 +70,8 @@ def build_shards(
     cache.mkdir(parents=True, exist_ok=True)
     task = partial(_build_shard, build, cache, final_path(out) / "shards")
     numbered = list(enumerate(chunks))
-    tables = [
-        pq.read_table(path) for path in run_pool(task, numbered, workers, f"{out.name}: shards")
-    ]
+    paths = run_pool(task, numbered, workers, f"{out.name}: shards", executor)
+    tables = [pq.read_table(path) for path in paths]
     _lay_out(cache, out / "shards", len(chunks))
     merged = pa.concat_tables(tables).sort_by("image_id")
     merged = manifest.with_licences(merged, licences)
@@ -78,8 +80,24 @@ def build_shards(
     return merged
 
 
-def run_pool(function: Callable[[T], R], items: Sequence[T], workers: int, label: str) -> list[R]:
-    """Map over a pool of single-threaded processes; results in the order of `items`."""
+def run_pool(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    workers: int,
+    label: str,
+    executor: str = "local",
+) -> list[R]:
+    """Map over single-threaded processes; results in the order of `items`.
+
+    executor: local, a pool of `workers` processes; or ray, a cluster, whose CPUs are its workers.
+    Raises FoundryError for any other.
+    """
+    if executor == "ray":
+        from facefoundry.ray_executor import run_on_ray
+
+        return run_on_ray(function, items, label)
+    if executor != "local":
+        raise FoundryError(f"executor: '{executor}' is not one of local, ray")
     if workers <= 1 or len(items) <= 1:
         return [function(item) for item in track(items, label)]
     with ProcessPoolExecutor(
@@ -112,6 +130,11 @@ def _start_worker() -> None:
     """One thread for each worker, or two workers fight over two cores; and no worker outlives the
     run that it works for."""
     Thread(target=_end_with, args=[parent_process()], daemon=True).start()
+    single_threaded()
+
+
+def single_threaded() -> None:
+    """For this process, from now on."""
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
     threadpool_limits(1)

@@ -17,6 +17,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+
 def near_duplicates(hashes: NDArray[np.uint64], quality: Floats, bits: int) -> Ints:
     """For each image the index of the kept image that it repeats, or -1 where it is kept itself.
 

@@ -69,12 +69,17 @@ class Decisions:
 
 
 def curate(
-    faces: Path, out: Path, limits: Mapping[str, Any], seed: int, workers: int
+    faces: Path,
+    out: Path,
+    limits: Mapping[str, Any],
+    seed: int,
+    workers: int,
+    executor: str = "local",
 ) -> dict[str, Any]:
     """Write the manifest of what stays, its embeddings, `removed.json` and `removed.png`; return
     the metrics.
 
-    limits: the keys of conf/curate.yaml. Without a judge only near-duplicates, small identities and
+    limits: the keys of conf/curate.yaml. executor: see `sharding.run_pool`. Without a judge only near-duplicates, small identities and
     imbalance are removed, and the landmarks must be the generator's. Raises FoundryError for an
     unknown judge, or where the licence chain breaks the policy.
     """
@@ -82,7 +87,7 @@ def curate(
         raise FoundryError(f"curate.judge: '{limits['judge']}' is not one of {', '.join(JUDGES)}")
     chain = merged(manifest.licences(manifest.read(faces)), JUDGES[limits["judge"]])
     enforce(limits["policy"], chain)
-    measured = measure(faces, out, limits["chunk"], limits["judge"], workers)
+    measured = measure(faces, out, limits["chunk"], limits["judge"], workers, executor)
     decisions = decide(measured, limits)
     kept_rows = manifest.table(decisions.rows)
     manifest.write(manifest.with_licences(kept_rows, chain), out)
@@ -162,14 +167,17 @@ def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -
     faces.drop((target[labels] != labels).tolist(), TOO_CLOSE, others)
 
 
-def measure(faces: Path, out: Path, chunk: int, judge: str, workers: int) -> list[Row]:
+def measure(
+    faces: Path, out: Path, chunk: int, judge: str, workers: int, executor: str = "local"
+) -> list[Row]:
     """Rows of the dataset `faces` with phash and, by a judge, landmarks, quality and embedding."""
     source = manifest.rows(manifest.read(faces))
     key = cache_key({"chunk": chunk, "judge": judge}, faces / manifest.MANIFEST)
     cache = CACHE / out.name / key
     cache.mkdir(parents=True, exist_ok=True)
     chunks = list(enumerate(chunked(source, chunk)))
-    paths = run_pool(partial(_measure_chunk, cache, judge), chunks, workers, f"{out.name}: chunks")
+    task = partial(_measure_chunk, cache, judge)
+    paths = run_pool(task, chunks, workers, f"{out.name}: chunks", executor)
     return manifest.rows(pa.concat_tables(pq.read_table(path) for path in paths))
 
 
