@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,29 +27,42 @@ from facefoundry.stage import run_trial
 
 STAGES = ("synthesize", "curate", "align")
 STORE = 80 * 2**20  # bytes of each node's object store; nothing large goes through it
-NODE = {"object_store_memory": STORE, "include_log_monitor": False, "include_dashboard": False}
+SMALL = {"object_store_memory": STORE, "include_log_monitor": False, "include_dashboard": False}
+PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 SYSTEM = {
+    "agent_register_timeout_ms": 120_000,
     "enable_worker_prestart": False,
     "health_check_initial_delay_ms": 500,  # a dead node is noticed soon
     "health_check_period_ms": 1000,
     "health_check_failure_threshold": 5,
 }
-STARTUP = {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
+# a busy machine takes its time; nodes on one machine need no token
+STARTUP = {"RAY_raylet_start_wait_time_s": "120", "RAY_AUTH_MODE": "disabled"}
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """A head that does no work and two nodes of one CPU."""
-    utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in STARTUP.items():
             patch.setenv(name, value)
+        utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
         cluster = utils.Cluster()
-        cluster.add_node(num_cpus=0, _system_config=SYSTEM, **NODE)
+        cluster.add_node(num_cpus=0, _system_config=SYSTEM, **node())
         for _ in range(2):
-            cluster.add_node(num_cpus=1, **NODE)
+            cluster.add_node(num_cpus=1, **node())
         yield cluster
         cluster.shutdown()
+
+
+def node() -> dict[str, int | bool]:
+    """Options of a small node. Its ports are chosen here: Ray gives a node that chooses them itself
+    15 s to start, which a busy machine does not keep."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = {name: s.getsockname()[1] for name, s in zip(PORTS, sockets, strict=True)}
+    for opened in sockets:
+        opened.close()
+    return SMALL | ports
 
 
 @pytest.fixture
@@ -104,7 +118,7 @@ def held_back(go: Path, rows: Sequence[dict]) -> Iterator[tuple[dict, bytes]]:
 def test_a_node_that_dies_at_work_changes_no_byte(cluster, project: Path):
     go, log, out = project / "go", project.parent / "log.jsonl", Path("data/crops")
     chunks = chunked(manifest.rows(manifest.read(Path("data/faces"))), PER_SHARD)
-    victim = cluster.add_node(num_cpus=1, **NODE)
+    victim = cluster.add_node(num_cpus=1, **node())
 
     def kill_when_all_work() -> None:
         while len(workers(log)) < 3:
