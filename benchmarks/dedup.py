@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/dedup.py
     OMP_NUM_THREADS=1 python benchmarks/dedup.py --hashes 10000 --identities 10000
 
-Hashes are random, a tenth of them a copy with up to as many bits flipped as conf/curate.yaml allows.
-Identities are unit vectors with the falling spectrum and the common direction of face embeddings, a
-tenth of them a copy at a cosine between its threshold and 1. Recall is the share of the copies that
-are found to repeat their original. Each size runs in a process of its own, whose memory before the
-work is taken off.
+Hashes are random, a tenth of them a copy with as many bits flipped as conf/curate.yaml allows, or
+fewer. Identities are unit vectors with the falling spectrum and the common direction of face
+embeddings, a tenth of them a copy at a cosine between its threshold and 1. Recall is the share of
+the copies that are found to repeat their original; "hard" are those just above the threshold. Each
+size runs in a process of its own, whose memory before the work is taken off.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shards of a stage on a Ray cluster of several nodes: the same bytes, also when a node dies."""
+"""Shards on a Ray cluster of several nodes: the same bytes, also when a node dies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ from facefoundry.stage import run_trial
 STAGES = ("synthesize", "curate", "align")
 STORE = 80 * 2**20  # bytes of each node's object store; nothing large goes through it
 SMALL = {"object_store_memory": STORE, "include_log_monitor": False, "include_dashboard": False}
-PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+PORTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
 SYSTEM = {
     "agent_register_timeout_ms": 120_000,
     "enable_worker_prestart": False,

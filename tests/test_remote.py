@@ -91,7 +91,7 @@ class Ranges(BaseHTTPRequestHandler):
         self.folder, self.ranges = folder, ranges
         super().__init__(*arguments)
 
-    def do_GET(self) -> None:  # noqa: N802, by the base class
+    def do_GET(self) -> None:
         path = self.folder / self.path.lstrip("/")
         if not path.is_file():
             self.send_error(404)

@@ -79,9 +79,10 @@ def curate(
     """Write the manifest of what stays, its embeddings, `removed.json` and `removed.png`; return
     the metrics.
 
-    limits: the keys of conf/curate.yaml. executor: see `sharding.run_pool`. Without a judge only near-duplicates, small identities and
-    imbalance are removed, and the landmarks must be the generator's. Raises FoundryError for an
-    unknown judge, or where the licence chain breaks the policy.
+    limits: the keys of conf/curate.yaml. executor: see `sharding.run_pool`. Without a judge only
+    near-duplicates, small identities and imbalance are removed, and the landmarks must be the
+    generator's. Raises FoundryError for an unknown judge, or where the licence chain breaks the
+    policy.
     """
     if limits["judge"] not in JUDGES:
         raise FoundryError(f"curate.judge: '{limits['judge']}' is not one of {', '.join(JUDGES)}")
