@@ -13,7 +13,7 @@ from facefoundry.stage import stage
 
 @stage("align")
 def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
-    crops = align(Path(cfg.faces), out, cfg.images_per_shard, cfg.workers)
+    crops = align(Path(cfg.faces), out, cfg.images_per_shard, cfg.workers, cfg.executor)
     write_preview(crops, out / "preview.png", out / "shards")
     return {"identities": len(crops["identity"].unique()), "images": len(crops)}
 

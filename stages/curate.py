@@ -14,7 +14,7 @@ from facefoundry.stage import plain, stage
 
 @stage("curate")
 def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
-    metrics = curate(Path(cfg.faces), out, plain(cfg), cfg.seed, cfg.workers)
+    metrics = curate(Path(cfg.faces), out, plain(cfg), cfg.seed, cfg.workers, cfg.executor)
     write_preview(manifest.read(out), out / "preview.png")
     return metrics
 

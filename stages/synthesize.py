@@ -22,6 +22,7 @@ def main(cfg: DictConfig, out: Path) -> Mapping[str, Any]:
         out=out,
         workers=cfg.workers,
         policy=cfg.policy,
+        executor=cfg.executor,
     )
     write_preview(faces, out / "preview.png", out / "shards")
     return {

@@ -29,21 +29,6 @@ def test_near_duplicates_keep_the_best_picture():
     assert rules.near_duplicates(hashes, quality, bits=2).tolist() == [1, -1, -1, 1]
 
 
-def test_near_duplicates_agree_with_all_pairs_across_blocks(monkeypatch):
-    monkeypatch.setattr(rules, "BLOCK", 7)
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**12, 60).astype(np.uint64)
-    quality = rng.permutation(60).astype(np.float32)
-    kept: list[int] = []
-    for index in np.argsort(-quality):
-        if all(bin(int(hashes[index]) ^ int(hashes[k])).count("1") > 2 for k in kept):
-            kept.append(int(index))
-    found = rules.near_duplicates(hashes, quality, bits=2)
-    assert sorted(kept) == np.flatnonzero(found < 0).tolist()
-    for index in np.flatnonzero(found >= 0):
-        assert bin(int(hashes[index]) ^ int(hashes[found[index]])).count("1") <= 2
-
-
 def test_consistency_leaves_the_image_itself_out():
     embeddings = np.stack([unit(1, 0), unit(1, 0), unit(0, 1), unit(0, 1)])
     labels = np.array([0, 0, 0, 1])

@@ -16,12 +16,18 @@ from facefoundry.sharding import Row, build_shards, cache_key, chunked
 from facefoundry.shards import read_member
 
 
-def align(faces: Path, out: Path, images_per_shard: int, workers: int) -> pa.Table:
-    """Write the aligned crops of the dataset `faces` as a dataset in `out`."""
+def align(
+    faces: Path, out: Path, images_per_shard: int, workers: int, executor: str = "local"
+) -> pa.Table:
+    """Write the aligned crops of the dataset `faces` as a dataset in `out`.
+
+    executor: see `sharding.run_pool`.
+    """
     source = manifest.read(faces)
     key = cache_key({"images_per_shard": images_per_shard}, faces / manifest.MANIFEST)
     chunks = chunked(manifest.rows(source), images_per_shard)
-    return build_shards(_align_rows, chunks, out, key, workers, manifest.licences(source))
+    chain = manifest.licences(source)
+    return build_shards(_align_rows, chunks, out, key, workers, chain, executor)
 
 
 def _align_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, bytes]]:

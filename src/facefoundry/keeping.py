@@ -8,6 +8,7 @@ whoever looks, after a kill at any moment, finds the output of before, none, or 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ _discarded: ContextVar[list[Path] | None] = ContextVar("discarded", default=None
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path that takes its final name only when the block ends well."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -2,7 +2,8 @@
 
 A shard's tar and its rows land under `.cache/<stage>/<key>` by atomic rename, rows last, so a
 shard whose rows are there is whole. A killed run finds them again. The pool dies with the run: by
-Ctrl-C, which only the run itself hears, and by `kill -9`.
+Ctrl-C, which only the run itself hears, and by `kill -9`. On a Ray cluster the same functions give
+the same bytes (see `ray_executor`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from facefoundry import manifest
+from facefoundry.errors import FoundryError
 from facefoundry.journal import record
 from facefoundry.keeping import CACHE, atomic, discard, final_path, link
 from facefoundry.progress import Tally, track
@@ -36,6 +38,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Row = dict[str, Any]
 Build = Callable[[Sequence[T]], Iterable[tuple[Row, bytes]]]
+EXECUTORS = ("local", "ray")
 
 
 def cache_key(config: Mapping[str, Any], *inputs: Path) -> str:
@@ -57,6 +60,7 @@ def build_shards(
     key: str,
     workers: int,
     licences: Sequence[Mapping[str, str]],
+    executor: str = "local",
 ) -> pa.Table:
     """Run `build` on every chunk; write `out/shards/*.tar` and return the sorted manifest.
 
@@ -67,10 +71,8 @@ def build_shards(
     cache.mkdir(parents=True, exist_ok=True)
     task = partial(_build_shard, build, cache, final_path(out) / "shards")
     numbered = list(enumerate(chunks))
-    tables = [
-        pq.read_table(path)
-        for path in run_pool(task, numbered, workers, f"{out.name}: shards", count_images)
-    ]
+    paths = run_pool(task, numbered, workers, f"{out.name}: shards", executor, count_images)
+    tables = [pq.read_table(path) for path in paths]
     _lay_out(cache, out / "shards", len(chunks))
     merged = pa.concat_tables(tables).sort_by("image_id")
     merged = manifest.with_licences(merged, licences)
@@ -89,20 +91,36 @@ def run_pool(
     items: Sequence[T],
     workers: int,
     label: str,
+    executor: str = "local",
     look: Callable[[Tally, R], None] | None = None,
 ) -> list[R]:
-    """Map over a pool of single-threaded processes; results in the order of `items`.
+    """Map over single-threaded processes; results in the order of `items`.
 
-    look: adds each result to what the display tells.
+    executor: local, a pool of `workers` processes; or ray, a cluster, whose CPUs are its workers.
+    look: adds each result to what the display tells. Raises FoundryError for any other executor.
     """
-    alone = workers <= 1 or len(items) <= 1
-    found = enumerate(map(function, items)) if alone else _in_pool(function, items, workers)
+    if executor not in EXECUTORS:
+        raise FoundryError(f"executor: '{executor}' is not one of {', '.join(EXECUTORS)}")
     tally, results = Tally(), dict[int, R]()
+    found = _map(function, items, workers, executor)
     for place, result in track(found, label, len(items), tally=tally if look else None):
         results[place] = result
         if look:
             look(tally, result)
     return [results[place] for place in range(len(items))]
+
+
+def _map(
+    function: Callable[[T], R], items: Sequence[T], workers: int, executor: str
+) -> Iterable[tuple[int, R]]:
+    """(place, result) of each item, as they are done."""
+    if executor == "ray":
+        from facefoundry.ray_executor import map_on_ray
+
+        return map_on_ray(function, items)
+    if workers <= 1 or len(items) <= 1:
+        return enumerate(map(function, items))
+    return _in_pool(function, items, workers)
 
 
 def _in_pool(
@@ -136,6 +154,11 @@ def _start_worker() -> None:
     """One thread for each worker, or two workers fight over two cores; and no worker outlives the
     run that it works for."""
     Thread(target=_end_with, args=[parent_process()], daemon=True).start()
+    single_threaded()
+
+
+def single_threaded() -> None:
+    """For this process, from now on."""
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
     threadpool_limits(1)

@@ -8,6 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from facefoundry.errors import FoundryError
 
 
@@ -42,5 +44,27 @@ def read_member(row: Mapping[str, Any], root: Path = Path()) -> bytes:
     if len(data) != row["size"]:
         raise FoundryError(
             f"{path}: shard ends before {row['image_id']} does; delete it and run `dvc repro`"
+        )
+    return data
+
+
+def read_remote_member(row: Mapping[str, Any], root: str) -> bytes:
+    """The bytes of one manifest row of a dataset that lies elsewhere, and no more than those.
+
+    root: URL of the folder that the manifest's paths start from, for any file system of fsspec that
+    reads ranges: https, s3 and others. Raises FoundryError where the shard is missing or short, or
+    the server sends more than it was asked for.
+    """
+    url = f"{root.rstrip('/')}/{row['shard']}"
+    files, path = fsspec.url_to_fs(url)
+    start, size = row["offset"], row["size"]
+    try:
+        data = bytes(files.cat_file(path, start=start, end=start + size))
+    except OSError as error:
+        raise FoundryError(f"{url}: shard cannot be read ({error}); check the address") from error
+    if len(data) != size:
+        raise FoundryError(
+            f"{url}: {len(data)} bytes for the {size} of {row['image_id']}; the shard must be whole"
+            " and its server know HTTP ranges"
         )
     return data

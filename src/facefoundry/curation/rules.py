@@ -6,34 +6,35 @@ others. The thresholds are the caller's; the functions know nothing of files or 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from facefoundry.curation.neighbours import CentreIndex, HashIndex, Index, leaders
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-BLOCK = 1024
 
 
 def near_duplicates(hashes: NDArray[np.uint64], quality: Floats, bits: int) -> Ints:
     """For each image the index of the kept image that it repeats, or -1 where it is kept itself.
 
     hashes: (N,) 64-bit perceptual hashes. Two are near-duplicates at a Hamming distance of at most
-    `bits`. Greedy in falling quality, so that the best picture of a group stays.
+    `bits`. Greedy in falling quality, so that the best picture of a group stays. Exact.
     """
     order = np.argsort(-quality, kind="stable")
-    sorted_hashes = hashes[order]
-    original = np.full(len(hashes), -1, np.int64)
-    for start in range(0, len(order), BLOCK):
-        block = sorted_hashes[start : start + BLOCK]
-        distance = np.bitwise_count(block[:, None] ^ sorted_hashes[None, : start + len(block)])
-        for row in np.flatnonzero((distance <= bits).sum(1) > 1):
-            earlier = np.flatnonzero(distance[row, : start + row] <= bits)
-            kept = earlier[original[order[earlier]] < 0]
-            if len(kept):
-                original[order[start + row]] = order[kept[0]]
-    return original
+    index = HashIndex(bits, expected=len(hashes))
+    original = _leaders_in(order, hashes, index, "near-duplicates")
+    return np.where(original == np.arange(len(hashes)), -1, original)
+
+
+def _leaders_in(order: Ints, items: NDArray[Any], index: Index, label: str) -> Ints:
+    """For each of (N, ...) items its leader where they come in the order `order`."""
+    leader = np.empty_like(order)
+    leader[order] = order[leaders(items[order], index, label)]
+    return leader
 
 
 def identity_centres(embeddings: Floats, labels: Ints) -> Floats:
@@ -58,19 +59,11 @@ def consistency(embeddings: Floats, labels: Ints) -> Floats:
 def similar_identities(centres: Floats, counts: Ints, max_similarity: float) -> Ints:
     """For each identity the index of the kept identity that it is too close to, or its own.
 
-    centres: (K, D) L2-normalised. Greedy in falling number of images.
+    centres: (K, D) L2-normalised. Greedy in falling number of images; the closest kept identity is
+    named. Exact up to EXACT_CENTRES identities; beyond, a few close ones may be missed.
     """
-    target = np.arange(len(centres))
-    kept: list[int] = []
-    for index in np.argsort(-counts, kind="stable"):
-        if kept:
-            similarity = centres[kept] @ centres[index]
-            nearest = int(np.argmax(similarity))
-            if similarity[nearest] > max_similarity:
-                target[index] = kept[nearest]
-                continue
-        kept.append(int(index))
-    return target
+    order = np.argsort(-counts, kind="stable")
+    return _leaders_in(order, centres, CentreIndex(max_similarity, centres), "identities")
 
 
 def balanced(labels: Ints, quality: Floats, max_imbalance: float) -> Bools:

@@ -72,20 +72,28 @@ class Decisions:
 
 
 def curate(
-    faces: Path, out: Path, limits: Mapping[str, Any], seed: int, workers: int
+    faces: Path,
+    out: Path,
+    limits: Mapping[str, Any],
+    seed: int,
+    workers: int,
+    executor: str = "local",
 ) -> dict[str, Any]:
     """Write the manifest of what stays, its embeddings, `removed.json` and `removed.png`; return
     the metrics.
 
-    limits: the keys of conf/curate.yaml. Without a judge only near-duplicates, small identities and
-    imbalance are removed, and the landmarks must be the generator's. Raises FoundryError for an
-    unknown judge, or where the licence chain breaks the policy.
+    limits: the keys of conf/curate.yaml. executor: see `sharding.run_pool`. Without a judge only
+    near-duplicates, small identities and imbalance are removed, and the landmarks must be the
+    generator's. Raises FoundryError for an unknown judge, or where the licence chain breaks the
+    policy.
     """
     if limits["judge"] not in JUDGES:
         raise FoundryError(f"curate.judge: '{limits['judge']}' is not one of {', '.join(JUDGES)}")
     chain = merged(manifest.licences(manifest.read(faces)), judge_licences(limits["judge"]))
     enforce(limits["policy"], chain)
-    measured = measure(faces, out, limits["chunk"], limits["judge"], workers, limits["min_quality"])
+    measured = measure(
+        faces, out, limits["chunk"], limits["judge"], workers, executor, limits["min_quality"]
+    )
     decisions = decide(measured, limits)
     kept_rows = manifest.table(decisions.rows)
     manifest.write(manifest.with_licences(kept_rows, chain), out)
@@ -175,7 +183,13 @@ def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -
 
 
 def measure(
-    faces: Path, out: Path, chunk: int, judge: str, workers: int, min_quality: float
+    faces: Path,
+    out: Path,
+    chunk: int,
+    judge: str,
+    workers: int,
+    executor: str,
+    min_quality: float,
 ) -> list[Row]:
     """Rows of the dataset `faces` with phash and, by a judge, landmarks, quality and embedding.
 
@@ -187,7 +201,7 @@ def measure(
     cache.mkdir(parents=True, exist_ok=True)
     chunks = list(enumerate(chunked(source, chunk)))
     work, look = partial(_measure_chunk, cache, judge), partial(_look, min_quality)
-    paths = run_pool(work, chunks, workers, f"{out.name}: chunks", look)
+    paths = run_pool(work, chunks, workers, f"{out.name}: chunks", executor, look)
     return manifest.rows(pa.concat_tables(pq.read_table(path) for path in paths))
 
 

@@ -28,11 +28,13 @@ def synthesize(
     out: Path,
     workers: int,
     policy: str = "none",
+    executor: str = "local",
 ) -> pa.Table:
     """Write `identities` x `images_per_identity` faces as a dataset in `out`.
 
-    generator: arguments of `build_generator`. Raises FoundryError where it has no identity, or its
-    licences break the policy (see `licences.enforce`).
+    generator: arguments of `build_generator`. executor: see `sharding.run_pool`. Raises
+    FoundryError where it has no identity, or its licences break the policy (see
+    `licences.enforce`).
     """
     specification = json.dumps(generator, sort_keys=True)
     source = _generator(specification)
@@ -46,7 +48,7 @@ def synthesize(
         | {"identities_per_shard": identities_per_shard}
     )
     chunks = chunked(names, identities_per_shard)
-    return build_shards(build, chunks, out, key, workers, source.licences)
+    return build_shards(build, chunks, out, key, workers, source.licences, executor)
 
 
 def build_chunk(
