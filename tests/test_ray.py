@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import secrets
 import shutil
 import socket
 import sys
@@ -12,7 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -27,13 +30,12 @@ from facefoundry.stage import run_trial
 
 STAGES = ("synthesize", "curate", "align")
 STORE = 80 * 2**20  # bytes of each node's object store; nothing large goes through it
-SMALL = {"object_store_memory": STORE, "include_log_monitor": False, "include_dashboard": False}
-PORTS = (
-    "metrics_agent_port",
-    "metrics_export_port",
-    "dashboard_agent_listen_port",
-    "runtime_env_agent_port",
-)
+SMALL = {
+    "object_store_memory": STORE,
+    "include_log_monitor": False,
+    "include_dashboard": False,
+    "no_monitor": True,
+}
 SYSTEM = {
     "agent_register_timeout_ms": 120_000,
     "enable_worker_prestart": False,
@@ -43,31 +45,57 @@ SYSTEM = {
 }
 # a busy machine takes its time; nodes on one machine need no token
 STARTUP = {"RAY_raylet_start_wait_time_s": "120", "RAY_AUTH_MODE": "disabled"}
+SESSION = "session"
+WAITED_FOR = "dashboard_agent_listen_port"
+PORTS = (WAITED_FOR, "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+
+
+class Nodes:
+    """A Ray cluster on this machine: a head that does no work, and nodes of one CPU.
+
+    Ray gives a node's dashboard agent 15 s to write down the port that it has chosen, which a busy
+    machine does not keep; ports are chosen here, and that one is written down beforehand.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._folder, self._cluster = folder, Cluster()
+        (folder / SESSION).mkdir()
+        self.add(num_cpus=0, session_name=SESSION, temp_dir=str(folder), _system_config=SYSTEM)
+
+    def add(self, **options: Any) -> Any:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+        ports = {name: s.getsockname()[1] for name, s in zip(PORTS, sockets, strict=True)}
+        for opened in sockets:
+            opened.close()
+        number = secrets.token_hex(28)
+        (self._folder / SESSION / f"{WAITED_FOR}_{number}").write_text(str(ports[WAITED_FOR]))
+        named = {"env_vars": {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": number}}
+        return self._cluster.add_node(**SMALL, **ports, **named, **options)
+
+    def kill(self, node: Any) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    @property
+    def address(self) -> str:
+        return self._cluster.address
+
+    def stop(self) -> None:
+        self._cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A head that does no work and two nodes of one CPU."""
-    with pytest.MonkeyPatch.context() as patch:
+def cluster() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(dir="/tmp") as folder:
         for name, value in STARTUP.items():
             patch.setenv(name, value)
-        utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
-        cluster = utils.Cluster()
-        cluster.add_node(num_cpus=0, _system_config=SYSTEM, **node())
+        pytest.importorskip("ray", reason="Ray is not installed")
+        nodes = Nodes(Path(folder))  # a short path: Ray's sockets lie below it
         for _ in range(2):
-            cluster.add_node(num_cpus=1, **node())
-        yield cluster
-        cluster.shutdown()
-
-
-def node() -> dict[str, int | bool]:
-    """Options of a small node. Its ports are chosen here: Ray gives a node that chooses them itself
-    15 s to start, which a busy machine does not keep."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
-    ports = {name: s.getsockname()[1] for name, s in zip(PORTS, sockets, strict=True)}
-    for opened in sockets:
-        opened.close()
-    return SMALL | ports
+            nodes.add(num_cpus=1)
+        yield nodes
+        nodes.stop()
 
 
 @pytest.fixture
@@ -123,12 +151,12 @@ def held_back(go: Path, rows: Sequence[dict]) -> Iterator[tuple[dict, bytes]]:
 def test_a_node_that_dies_at_work_changes_no_byte(cluster, project: Path):
     go, log, out = project / "go", project.parent / "log.jsonl", Path("data/crops")
     chunks = chunked(manifest.rows(manifest.read(Path("data/faces"))), PER_SHARD)
-    victim = cluster.add_node(num_cpus=1, **node())
+    victim = cluster.add(num_cpus=1)
 
     def kill_when_all_work() -> None:
         while len(workers(log)) < 3:
             time.sleep(0.05)
-        cluster.remove_node(victim, allow_graceful=False)
+        cluster.kill(victim)
         go.touch()
 
     killer = Thread(target=kill_when_all_work)
