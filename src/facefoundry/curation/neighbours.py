@@ -7,7 +7,7 @@ items are looked up in it together; within a block all pairs are compared.
 from __future__ import annotations
 
 from math import comb, isqrt
-from typing import Any, Protocol
+from typing import Any, cast, Protocol
 
 import faiss
 import numpy as np
@@ -138,7 +138,7 @@ class CentreIndex:
         count, size = sample.shape
         cells = 4 * isqrt(count)
         name = "Flat" if count <= EXACT_CENTRES else f"IVF{cells},PQ{size // 2}x4fs,RFlat"
-        self._index: Any = faiss.index_factory(size, name, faiss.METRIC_INNER_PRODUCT)
+        self._index = cast(Any, faiss.index_factory(size, name, faiss.METRIC_INNER_PRODUCT))
         if count > EXACT_CENTRES:
             self._index.k_factor = CANDIDATES
             cut = faiss.extract_index_ivf(self._index)
