@@ -7,7 +7,7 @@ items are looked up in it together; within a block all pairs are compared.
 from __future__ import annotations
 
 from math import comb, isqrt
-from typing import Any, cast, Protocol
+from typing import Any, Protocol, cast
 
 import faiss
 import numpy as np
