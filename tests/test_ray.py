@@ -39,6 +39,7 @@ SMALL = {
 SYSTEM = {
     "agent_register_timeout_ms": 120_000,
     "enable_worker_prestart": False,
+    "worker_niceness": 0,
     "health_check_initial_delay_ms": 500,  # a dead node is noticed soon
     "health_check_period_ms": 1000,
     "health_check_failure_threshold": 5,
