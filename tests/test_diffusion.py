@@ -301,8 +301,8 @@ def test_the_shipped_generator_is_small_and_rests_on_no_real_face():
     generator = build_generator("diffusion", model=str(folder))
     enforce("no-real-faces", generator.licences)
     enforce("commercial", generator.licences)
-    sheet = [generator.faces(name, 4, 0) for name in generator.identities(3, 0)]
-    _, found = aligned([face for faces in sheet for face in faces])
+    names = generator.identities(30, 0)  # one face each: those of one identity fail together
+    _, found = aligned([generator.faces(name, 1, 0)[0] for name in names])
     assert found.mean() >= 0.9
 
 
