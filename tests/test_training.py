@@ -27,7 +27,7 @@ from facefoundry.losses import build_head
 from facefoundry.optim import build_optimizer, build_schedule
 from facefoundry.recognizer import RecognizerModule
 from facefoundry.samplers import EpochSampler
-from facefoundry.training import fit
+from facefoundry.training import LAST, TrainingModule, fit, kept_point
 
 NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text())
 LONGER = {
@@ -248,3 +248,15 @@ def test_training_stops_where_validation_no_longer_improves(data, tmp_path: Path
     best = errors.index(min(errors))
     assert len(steps) < 10
     assert steps[-1] - steps[best] >= 8
+
+
+def test_without_patience_the_last_weights_are_kept(data, tmp_path: Path, monkeypatch):
+    errors = iter([0.1, 0.2, 0.3, 0.4])  # the first validation is the best
+    monkeypatch.setattr(TrainingModule, "_validate", lambda self: next(errors))
+    module = recognizer(data, steps=8, validate_every=2, patience=None)
+    curves = fit(module, tmp_path)
+    assert len(curves) == 4
+    assert kept_point(curves, None) == 3
+    assert kept_point(curves, 0.5) == 0
+    last = torch.load(tmp_path / LAST, weights_only=True)["module"]
+    assert all(torch.equal(last[name], value) for name, value in module.state_dict().items())

@@ -16,7 +16,7 @@ from facefoundry.licences import merged
 from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.precision import resolve_precision
 from facefoundry.sharding import cache_key
-from facefoundry.training import Chain, TrainingModule, embedder, fit
+from facefoundry.training import Chain, TrainingModule, embedder, fit, kept_point
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
         "images": len(data.train),
         "parameters": count_parameters(module.backbone),
         "loss": curves[-1]["loss"],
-        "val_eer": min(point["val_eer"] for point in curves),
+        "val_eer": curves[kept_point(curves, options["patience"])]["val_eer"],
     }
 
 

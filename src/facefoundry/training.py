@@ -78,9 +78,11 @@ class TrainingModule(pl.LightningModule):
     @property
     def steps_left(self) -> int:
         """0 too where validation has not improved for the share `patience` of the steps."""
-        stale = self.step - self.curves[best_point(self.curves)]["step"] if self.curves else 0
-        total = int(self.options["steps"])
-        return 0 if stale >= self.options["patience"] * total else total - self.step
+        total, patience = int(self.options["steps"]), self.options["patience"]
+        if patience is None or not self.curves:
+            return total - self.step
+        stale = self.step - self.curves[kept_point(self.curves, patience)]["step"]
+        return 0 if stale >= patience * total else total - self.step
 
     @property
     def trained(self) -> nn.Module:
@@ -189,7 +191,7 @@ class TrainingModule(pl.LightningModule):
             "curves": self.curves,
         }
         cache.mkdir(parents=True, exist_ok=True)
-        best = best_point(self.curves) == len(self.curves) - 1
+        best = kept_point(self.curves, self.options["patience"]) == len(self.curves) - 1
         for name, content in ((BEST, state["module"]), (LAST, state))[not best :]:
             with atomic(cache / name) as temporary, temporary.open("wb") as file:
                 torch.save(content, file)
@@ -225,16 +227,18 @@ def build_sampler(
     return SAMPLERS[sampling](data.train.labels, options["batch_size"], every, options["seed"])
 
 
-def best_point(curves: Curves) -> int:
-    """The place of the lowest validation error, the first of equals."""
+def kept_point(curves: Curves, patience: float | None) -> int:
+    """The place of the validation whose weights are kept: the lowest error's, the first of equals;
+    the last where `patience` is None and validation chooses nothing."""
     errors = [point["val_eer"] for point in curves]
-    return errors.index(min(errors))
+    return len(curves) - 1 if patience is None else errors.index(min(errors))
 
 
 def fit(module: TrainingModule, cache: Path) -> Curves:
     """Train to the end, or until validation has not improved for the share `patience` of the
-    steps; the best weights by validation win. Goes on from the checkpoint that a killed run left
-    in `cache`, which must be named by a hash of everything that the result depends on."""
+    steps; the best weights by validation win, or the last where `patience` is None. Goes on from
+    the checkpoint that a killed run left in `cache`, which must be named by a hash of everything
+    that the result depends on."""
     module.resume(cache)
     trainer = build_trainer(module.options, module.steps_left)
     try:
