@@ -141,7 +141,7 @@ class CentreIndex:
         self._index = cast(Any, faiss.index_factory(size, name, faiss.METRIC_INNER_PRODUCT))
         if count > EXACT_CENTRES:
             parameters = f"nprobe={CELLS_SEARCHED},k_factor_rf={CANDIDATES}"
-            faiss.ParameterSpace().set_index_parameters(self._index, parameters)
+            cast(Any, faiss.ParameterSpace()).set_index_parameters(self._index, parameters)
             faiss.extract_index_ivf(self._index).cp.niter = TRAINING_STEPS
             self._index.train(sample[:: max(1, count // (TRAINING_PER_CELL * cells))])
 
