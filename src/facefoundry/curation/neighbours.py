@@ -7,7 +7,7 @@ items are looked up in it together; within a block all pairs are compared.
 from __future__ import annotations
 
 from math import comb, isqrt
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import faiss
 import numpy as np
@@ -138,11 +138,11 @@ class CentreIndex:
         count, size = sample.shape
         cells = 4 * isqrt(count)
         name = "Flat" if count <= EXACT_CENTRES else f"IVF{cells},PQ{size // 2}x4fs,RFlat"
-        self._index: Any = faiss.index_factory(size, name, faiss.METRIC_INNER_PRODUCT)
+        self._index = cast(Any, faiss.index_factory(size, name, faiss.METRIC_INNER_PRODUCT))
         if count > EXACT_CENTRES:
-            parameters = f"nprobe={CELLS_SEARCHED},k_factor_rf={CANDIDATES}"
-            faiss.ParameterSpace().set_index_parameters(self._index, parameters)
-            faiss.extract_index_ivf(self._index).cp.niter = TRAINING_STEPS
+            self._index.k_factor = CANDIDATES
+            cut = faiss.extract_index_ivf(self._index)
+            cut.cp.niter, cut.nprobe = TRAINING_STEPS, CELLS_SEARCHED
             self._index.train(sample[:: max(1, count // (TRAINING_PER_CELL * cells))])
 
     def nearest(self, items: Floats) -> tuple[Ints, Floats]:
