@@ -140,9 +140,9 @@ class CentreIndex:
         name = "Flat" if count <= EXACT_CENTRES else f"IVF{cells},PQ{size // 2}x4fs,RFlat"
         self._index = cast(Any, faiss.index_factory(size, name, faiss.METRIC_INNER_PRODUCT))
         if count > EXACT_CENTRES:
-            parameters = f"nprobe={CELLS_SEARCHED},k_factor_rf={CANDIDATES}"
-            cast(Any, faiss.ParameterSpace()).set_index_parameters(self._index, parameters)
-            faiss.extract_index_ivf(self._index).cp.niter = TRAINING_STEPS
+            self._index.k_factor = CANDIDATES
+            cut = faiss.extract_index_ivf(self._index)
+            cut.cp.niter, cut.nprobe = TRAINING_STEPS, CELLS_SEARCHED
             self._index.train(sample[:: max(1, count // (TRAINING_PER_CELL * cells))])
 
     def nearest(self, items: Floats) -> tuple[Ints, Floats]:
