@@ -81,7 +81,7 @@ def find_model(source: str | Path) -> Path:
         for name in (*ONNX_NAMES, WEIGHTS):
             if (place / name).is_file():
                 return place / name
-    shipped = sorted(entry.name for entry in PRETRAINED.glob("*/"))
+    shipped = sorted(path.parent.name for path in PRETRAINED.glob(f"*/{ONNX_NAMES[0]}"))
     raise FoundryError(
         f"{source}: no model there; give an .onnx file, a directory with {ONNX_NAMES[0]} or"
         f" {WEIGHTS}, or a pretrained model ({', '.join(shipped) or 'none is here'})"
