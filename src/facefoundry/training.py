@@ -169,6 +169,7 @@ class TrainingModule(pl.LightningModule):
             self.trainer.optimizers[0].load_state_dict(self._resumed["optimizer"])
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             scheduler.load_state_dict(self._resumed["schedule"])
+            self.trainer.precision_plugin.load_state_dict(self._resumed["precision"])
 
     def resume(self, cache: Path) -> None:
         """Go on from what a killed training left in `cache`, and leave checkpoints there."""
@@ -188,6 +189,7 @@ class TrainingModule(pl.LightningModule):
             "module": self.state_dict(),
             "optimizer": self.trainer.optimizers[0].state_dict(),
             "schedule": self.trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+            "precision": self.trainer.precision_plugin.state_dict(),  # fp16's scale of the loss
             "curves": self.curves,
         }
         cache.mkdir(parents=True, exist_ok=True)
