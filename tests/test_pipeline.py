@@ -137,9 +137,9 @@ def test_comments_rerun_nothing_and_values_rerun_what_follows(pipeline: Path):
     conf = pipeline / "conf/train.yaml"
     text = conf.read_text()
     conf.write_text("# a remark\n" + text)
-    assert "up to date" in run_in(pipeline, "dvc", "status").stdout
+    assert "up to date" in run_in(pipeline, "dvc", "status", "dvc.yaml").stdout
     replace_in(conf, gradient_clip=4.0)
-    changed = run_in(pipeline, "dvc", "status", "--json").stdout
+    changed = run_in(pipeline, "dvc", "status", "dvc.yaml", "--json").stdout
     assert set(json.loads(changed)) == {"train"}
     conf.write_text(text)
 
@@ -184,7 +184,7 @@ def test_a_sweep_touches_no_tracked_output(
     before, after = outputs_around_a_sweep
     assert before == after
     assert len(list(pipeline.glob("multirun/train/*/*/metrics.json"))) == 4
-    assert "up to date" in run_in(pipeline, "dvc", "status").stdout
+    assert "up to date" in run_in(pipeline, "dvc", "status", "dvc.yaml").stdout
 
 
 def test_parallel_jobs_of_a_sweep_share_one_parent(pipeline: Path, tmp_path: Path):

@@ -103,8 +103,8 @@ class Ranges(BaseHTTPRequestHandler):
         self.send_response(206 if asked and self.ranges else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        Ranges.sent += len(body)  # before the reader can have it and look
         self.wfile.write(body)
-        Ranges.sent += len(body)
 
     def log_message(self, *_: object) -> None: ...
 
