@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_metadata_carries_the_spec(exported: Path) -> None:
 def test_export_is_deterministic_and_leaves_the_backbone_alone(
     exported: Path, tmp_path: Path
 ) -> None:
-    backbone = tiny_backbone().train()
+    backbone = deepcopy(BACKBONE).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     export_onnx(backbone, SPEC, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.read_bytes()
