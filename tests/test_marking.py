@@ -37,6 +37,6 @@ def test_what_is_imported_is_not_marked(tmp_path: Path, monkeypatch):
     (tmp_path / "own/ann").mkdir(parents=True)
     image = np.zeros((20, 20, 3), np.uint8)
     (tmp_path / "own/ann/0.jpg").write_bytes(encode_jpeg(image))
-    options = {"name": "import", "root": "own"}
+    options = {"name": "import", "root": str(tmp_path / "own")}
     (row,) = manifest.rows(synthesize(options, 1, 1, 1, 0, Path("data/synthesize"), 1))
     assert "xmp" not in Image.open(io.BytesIO(read_member(row))).info

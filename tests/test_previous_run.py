@@ -1,6 +1,7 @@
 """The run before: found in MLflow by its scores, compared on the same pairs."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -22,14 +23,19 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     shutil.copy(database, tmp_path / "mlflow.db")
     (tmp_path / SCORES).parent.mkdir(parents=True)
+    # MLflow keeps both in the process and in its environment: other tests must not inherit them
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     mlflow.create_experiment("own", (tmp_path / "kept").as_uri())
     mlflow.set_experiment("own")
-    return tmp_path
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
 
 
 def evaluated(root: Path, found: Scores) -> None:
