@@ -19,6 +19,7 @@ from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.licences import SFACE_TEACHER, enforce, merged
+from facefoundry.losses import CosFace
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.trained_model import train
@@ -74,15 +75,14 @@ class RecordedTeacher:
     def __init__(
         self, embeddings: torch.Tensor, scale: float, margin_cos: float, regression: float
     ) -> None:
-        self.centres = functional.normalize(embeddings)
-        self.scale, self.margin_cos, self.regression = scale, margin_cos, regression
+        count, size = embeddings.shape
+        self.head = CosFace(count, size, scale, margin_cos).requires_grad_(False)
+        self.head.centres.copy_(functional.normalize(embeddings))
+        self.regression = regression
 
     def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        centres, own = self.centres.to(student.device), batch["index"].to(student.device)
-        cosine = functional.normalize(student) @ centres.T
-        margin = self.margin_cos * functional.one_hot(own, len(centres))
-        found = functional.cross_entropy(self.scale * (cosine - margin), own)
-        return found + self.regression * away(student, centres[own])
+        head, own = self.head.to(student.device), batch["index"].to(student.device)
+        return head(student, own) + self.regression * away(student, head.centres[own])
 
 
 def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
