@@ -7,7 +7,6 @@ grid), which proves the protocol; pixels give 62.5 %.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from facefoundry.benchmarks import Embed, Embeddings, Images, embed_images
+from facefoundry.keeping import atomic
 from facefoundry.openvino_cpu import compile_model
 from facefoundry.weights import sface_path
 
@@ -110,14 +110,7 @@ def reference_embeddings(name: str, images: Images, digest: str, cache: Path = C
     except (OSError, ValueError, EOFError):
         pass  # absent or damaged
     embeddings = embed_images(REFERENCES[name](), images, flip=False, title=name)
-    _write_atomically(path, embeddings)
-    return embeddings
-
-
-def _write_atomically(path: Path, array: NDArray[np.float32]) -> None:
-    """Another process sees the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, embeddings)
+    return embeddings

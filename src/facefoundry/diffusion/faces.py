@@ -20,6 +20,7 @@ from facefoundry.diffusion.nets import FULL_SIDE, MARGIN, SIDE
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, decode_image, resize
 from facefoundry.inference import open_model
+from facefoundry.keeping import atomic
 from facefoundry.progress import track
 from facefoundry.shards import read_member
 
@@ -109,7 +110,6 @@ def kept_array(path: Path, make: Callable[[], Floats]) -> Floats:
     """The array at `path`, made and kept by atomic rename where there is none."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, make())
-        temporary.replace(path)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, make())
     return np.asarray(np.load(path, allow_pickle=False), np.float32)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from facefoundry.data import normalise
 from facefoundry.diffusion.nets import condition, decode, encode
 from facefoundry.errors import DivergedError
+from facefoundry.keeping import atomic
 from facefoundry.optim import build_optimizer, build_schedule, moving_average
 from facefoundry.trainers import build_trainer
 from facefoundry.training import LAST, Curves, LogMetrics
@@ -124,8 +125,8 @@ class Fitting(pl.LightningModule):
             "curves": self.curves,
         }
         self._cache.mkdir(parents=True, exist_ok=True)
-        torch.save(state, self._cache / f"{LAST}.tmp")
-        (self._cache / f"{LAST}.tmp").replace(self._cache / LAST)
+        with atomic(self._cache / LAST) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
 
 
 class AutoencoderFitting(Fitting):

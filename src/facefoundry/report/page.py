@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from facefoundry import __version__
+from facefoundry.keeping import atomic
 from facefoundry.previous_run import Previous
 from facefoundry.report import data_sections, device_sections, model_sections, trust_sections
 from facefoundry.report.figures import PRINT_COLOURS
@@ -49,9 +49,8 @@ def write_report(root: Path, out: Path, previous: Previous | None = None) -> Non
     with collecting() as drawn:
         page = render(read_sources(root, previous))
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f"index.{os.getpid()}.tmp"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out / "index.html")
+    with atomic(out / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     write_figures(drawn, PRINT_COLOURS, out / "figures")
 
 

@@ -10,7 +10,6 @@ MobileStyleGAN: Belousov, arXiv:2104.04767.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ from openvino import opset13
 
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image
+from facefoundry.keeping import atomic
 from facefoundry.openvino_cpu import compile_model, core
 from facefoundry.synthesis.torch_stylegan import TorchGraph
 
@@ -195,9 +195,8 @@ def load_head(cache: Path, cut: int, images: int) -> Array:
         styles = Mapping(threads=2)(latents)
         mean = styles.mean(0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(partial, fit_head(mean + 0.85 * (styles[:images] - mean), cut))
-        partial.replace(path)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, fit_head(mean + 0.85 * (styles[:images] - mean), cut))
     return np.load(path, allow_pickle=False)
 
 

@@ -10,7 +10,6 @@ random images, and kept under `.cache/stylegan/`.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,6 +23,7 @@ from facefoundry.benchmarks import embed_images
 from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image
+from facefoundry.keeping import atomic
 from facefoundry.licences import Licence
 from facefoundry.references import sface
 from facefoundry.sharding import chunked, run_pool
@@ -217,9 +217,8 @@ def load_directions(weights: Weights, images: int) -> Directions:
     path = CACHE / f"{key}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(temporary, **vars(fit_directions(weights, images)))
-        temporary.replace(path)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **vars(fit_directions(weights, images)))
     with np.load(path, allow_pickle=False) as arrays:
         return Directions(**arrays)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image as PillowImage
 
 from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
+from facefoundry.keeping import atomic
 from facefoundry.synthesis.render.arrays import Floats, Ints
 from facefoundry.synthesis.render.raster import FAR, rasterise_depth, vertex_normals, visibility
 
@@ -105,9 +105,8 @@ def load_head(cache: Path = CACHE) -> Head:
     if not path.is_file():
         arrays = pack_head(find_data())
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez_compressed(partial, allow_pickle=False, **arrays)
-        partial.replace(path)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
     with np.load(path, allow_pickle=False) as stored:
         wide = {"low", "high", "races", "builds", "units"}
         return Head(**{k: stored[k].astype(np.float32) if k in wide else stored[k] for k in stored})
