@@ -198,7 +198,7 @@ def test_the_autoencoder_learns(tmp_path: Path):
 
 
 def test_a_loss_that_is_no_number_stops_the_fitting(tmp_path: Path):
-    with pytest.raises(DivergedError, match=r"autoencoder: the loss is nan at step 0; lower"):
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 0 of autoencoder; lower"):
         fit_vae(tmp_path, edges=float("nan"))
 
 

@@ -26,8 +26,9 @@ from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.optim import build_optimizer, build_schedule
 from facefoundry.recognizer import RecognizerModule
+from facefoundry.resumable import LAST
 from facefoundry.samplers import EpochSampler
-from facefoundry.training import LAST, TrainingModule, fit, kept_point
+from facefoundry.training import TrainingModule, fit, kept_point
 
 NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text())
 LONGER = {

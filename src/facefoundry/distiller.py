@@ -22,8 +22,9 @@ from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.losses import CosFace
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
+from facefoundry.resumable import LogMetrics
 from facefoundry.trained_model import train
-from facefoundry.training import LogMetrics, TrainingModule
+from facefoundry.training import TrainingModule
 from facefoundry.weights import sface_path
 
 TEACHERS = ("own", "sface")

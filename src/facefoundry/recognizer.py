@@ -17,8 +17,9 @@ from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.losses import build_head
 from facefoundry.model_dir import WEIGHTS, load_model
+from facefoundry.resumable import LogMetrics
 from facefoundry.trained_model import train
-from facefoundry.training import Chain, LogMetrics, TrainingModule
+from facefoundry.training import Chain, TrainingModule
 
 
 class RecognizerModule(TrainingModule):

@@ -14,31 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import Batch, TrainingData, normalise, train_loader
-from facefoundry.errors import DivergedError
 from facefoundry.journal import record
-from facefoundry.keeping import atomic
-from facefoundry.optim import build_optimizer, build_schedule, moving_average
+from facefoundry.resumable import Curves, LogMetrics, ResumableModule, write_state
 from facefoundry.samplers import SAMPLERS, EpochSampler, Shares, choose_sampling
 from facefoundry.trainers import build_trainer
 from facefoundry.verification import eer, pair_similarity, roc
 
-LogMetrics = Callable[[Mapping[str, float], int], None]
-LAST, BEST = "last.pt", "best.pt"
+BEST = "best.pt"
 
-Curves = list[dict[str, float]]
 Chain = list[dict[str, str]]
 
 
-class TrainingModule(pl.LightningModule):
-    """What both trainings share: schedule, NaN guard, validation by verification, curves.
+class TrainingModule(ResumableModule):
+    """What both trainings share: batches of faces, and validation by verification.
 
     `options` are the values of conf/train.yaml or conf/distill.yaml. needs: the sampling without
     which the loss has no meaning, None where any will do.
@@ -52,28 +46,14 @@ class TrainingModule(pl.LightningModule):
         log_metrics: LogMetrics,
         needs: str | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone: nn.Module = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average: AveragedModel | None = None
-        if options["ema"]:
-            self.average = moving_average(self.backbone, options["ema"])
+        super().__init__(options, log_metrics)
+        self.backbone = self.adopt(backbone)
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         if options["compile"]:
             self._compiled = torch.compile(self.backbone.forward)
-        self.options = options
         self.data = data
-        self.log_metrics = log_metrics
-        self.cache: Path | None = None
         self.sampler = build_sampler(data, options, needs)
-        self.curves: Curves = []
-        self._resumed: dict[str, Any] = {}
-        self._losses: list[torch.Tensor] = []
         self._started = 0.0
-
-    @property
-    def step(self) -> int:
-        """Steps done in all, those before a kill too."""
-        return int(self._resumed.get("step", 0)) + self.global_step
 
     @property
     def steps_left(self) -> int:
@@ -83,11 +63,6 @@ class TrainingModule(pl.LightningModule):
             return total - self.step
         stale = self.step - self.curves[kept_point(self.curves, patience)]["step"]
         return 0 if stale >= patience * total else total - self.step
-
-    @property
-    def trained(self) -> nn.Module:
-        """The net that is validated and kept: the moving average where there is one."""
-        return self.average.module if self.average else self.backbone
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, 112, 112) in [-1, 1] -> (B, D), compiled where that is asked for."""
@@ -99,25 +74,12 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
         loss = self.batch_loss(normalise(batch["image"]), batch)
-        if not torch.isfinite(loss):
+
+        def advice() -> str:
             names = ", ".join(self.data.image_ids[i] for i in batch["index"][:8].tolist())
-            raise DivergedError(
-                f"the loss is {loss.item()} at step {self.step} (batch: {names}, ...);"
-                " lower optimizer.lr or look at these images"
-            )
-        self._losses.append(loss.detach())
-        return loss
+            return f" (batch: {names}, ...); lower optimizer.lr or look at these images"
 
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer([self], self.options["optimizer"])
-        schedule = build_schedule(self.options)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        super().optimizer_step(*arguments, **named)
-        if self.average:
-            self.average.update_parameters(self.backbone)
+        return self.counted(loss, advice)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         options, trainer = self.options, self.trainer
@@ -137,18 +99,17 @@ class TrainingModule(pl.LightningModule):
         strategy = self.trainer.strategy
         point = {
             "step": float(self.step),
-            "loss": float(strategy.reduce(torch.stack(self._losses).mean())),
+            "loss": float(strategy.reduce(self.mean_loss())),
             "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             # of the first process: statistics of normalisation may differ in the others
             "val_eer": strategy.broadcast(self._validate()),
         }
-        self._losses.clear()
         self.curves.append(point)
         if self.trainer.is_global_zero:
             self._tell(point)
         self.sampler.start_at(len(self.curves))  # Lightning sets no epoch of batch samplers
         if self.cache:
-            self._save(self.cache)
+            self.checkpoint(self.cache)
         self.trainer.should_stop = not self.steps_left
 
     def _tell(self, point: dict[str, float]) -> None:
@@ -164,39 +125,18 @@ class TrainingModule(pl.LightningModule):
         self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.step)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self._started = time.monotonic()
-        if self._resumed:
-            self.trainer.optimizers[0].load_state_dict(self._resumed["optimizer"])
-            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-            scheduler.load_state_dict(self._resumed["schedule"])
-            self.trainer.precision_plugin.load_state_dict(self._resumed["precision"])
 
     def resume(self, cache: Path) -> None:
-        """Go on from what a killed training left in `cache`, and leave checkpoints there."""
-        self.cache = cache
-        if (cache / LAST).is_file():
-            self._resumed = torch.load(cache / LAST, weights_only=True)
-            self.load_state_dict(self._resumed["module"])
-            self.curves = self._resumed["curves"]
+        super().resume(cache)
         self.sampler.start_at(len(self.curves))
 
-    def _save(self, cache: Path) -> None:
-        """By atomic rename: a kill leaves the checkpoint of before. The first process writes."""
-        if not self.trainer.is_global_zero:
-            return
-        state = {
-            "step": self.step,
-            "module": self.state_dict(),
-            "optimizer": self.trainer.optimizers[0].state_dict(),
-            "schedule": self.trainer.lr_scheduler_configs[0].scheduler.state_dict(),
-            "precision": self.trainer.precision_plugin.state_dict(),  # fp16's scale of the loss
-            "curves": self.curves,
-        }
-        cache.mkdir(parents=True, exist_ok=True)
+    def checkpoint(self, cache: Path) -> None:
         best = kept_point(self.curves, self.options["patience"]) == len(self.curves) - 1
-        for name, content in ((BEST, state["module"]), (LAST, state))[not best :]:
-            with atomic(cache / name) as temporary, temporary.open("wb") as file:
-                torch.save(content, file)
+        if best and self.trainer.is_global_zero:
+            write_state(cache / BEST, self.state_dict())
+        super().checkpoint(cache)
         record("done", path=cache, step=self.step)
 
     def _validate(self) -> float:

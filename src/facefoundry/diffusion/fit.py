@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.nn import functional
@@ -20,17 +19,14 @@ from torch.utils.data import DataLoader
 
 from facefoundry.data import normalise
 from facefoundry.diffusion.nets import condition, decode, encode
-from facefoundry.errors import DivergedError
-from facefoundry.keeping import atomic
-from facefoundry.optim import build_optimizer, build_schedule, moving_average
+from facefoundry.resumable import LogMetrics, ResumableModule
 from facefoundry.trainers import build_trainer
-from facefoundry.training import LAST, Curves, LogMetrics
 
 Draw = torch.Generator
 
 
-class Fitting(pl.LightningModule):
-    """Schedule, NaN guard, moving average, curves and checkpoints of one network.
+class Fitting(ResumableModule):
+    """One network, trained by batches of rows.
 
     options: the part of conf/fit_generator.yaml that is the network's, with `seed`, `precision`
     and the like. rows: how many images there are.
@@ -41,19 +37,9 @@ class Fitting(pl.LightningModule):
     def __init__(
         self, net: nn.Module, rows: int, options: Mapping[str, Any], log_metrics: LogMetrics
     ) -> None:
-        super().__init__()
-        self.net: nn.Module = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = moving_average(net, options["ema"])
-        self.rows, self.options, self.log_metrics = rows, options, log_metrics
-        self.curves: Curves = []
-        self._resumed: dict[str, Any] = {}
-        self._losses: list[torch.Tensor] = []
-        self._cache = Path()
-
-    @property
-    def step(self) -> int:
-        """Steps done in all, those before a kill too."""
-        return int(self._resumed.get("step", 0)) + self.global_step
+        super().__init__(options, log_metrics)
+        self.net = self.adopt(net)
+        self.rows = rows
 
     @abstractmethod
     def batch_loss(self, rows: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -63,70 +49,31 @@ class Fitting(pl.LightningModule):
         draw = torch.Generator().manual_seed(self.options["seed"] * 1_000_003 + step)
         rows = torch.randint(self.rows, (self.options["batch_size"],), generator=draw)
         loss = self.batch_loss(rows, draw)
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"{self.name}: the loss is {loss.item()} at step {step}; lower"
-                f" {self.name}.optimizer.lr"
-            )
-        self._losses.append(loss.detach())
-        return loss
+        return self.counted(loss, lambda: f" of {self.name}; lower {self.name}.optimizer.lr")
 
     def train_dataloader(self) -> DataLoader[int]:
         return DataLoader(range(self.step, self.options["steps"]), batch_size=None)  # type: ignore[arg-type]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer([self.net], self.options["optimizer"])
-        schedule = build_schedule(self.options)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        super().optimizer_step(*arguments, **named)
-        self.average.update_parameters(self.net)
-
     def on_train_batch_end(self, *_: Any) -> None:
         if self.step % self.options["checkpoint_every"] == 0 or self.step == self.options["steps"]:
             self._tell()
-            self._save()
+            if self.cache:
+                self.checkpoint(self.cache)
 
     def _tell(self) -> None:
-        point = {"step": float(self.step), "loss": float(torch.stack(self._losses).mean())}
-        self._losses.clear()
+        point = {"step": float(self.step), "loss": float(self.mean_loss())}
         self.curves.append(point)
         if not sys.stderr.isatty():
             text = f"{self.name}: {self.step} of {self.options['steps']}, loss {point['loss']:.4g}"
             print(text, file=sys.stderr, flush=True)
         self.log_metrics({f"{self.name}.loss": point["loss"]}, self.step)
 
-    def on_fit_start(self) -> None:
-        if self._resumed:
-            self.trainer.optimizers[0].load_state_dict(self._resumed["optimizer"])
-            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-            scheduler.load_state_dict(self._resumed["schedule"])
-
     def fit(self, cache: Path) -> nn.Module:
-        """Train to the end, going on from what a killed fit left in `cache`; the average's net."""
-        self._cache = cache / self.name
-        if (self._cache / LAST).is_file():
-            self._resumed = torch.load(self._cache / LAST, weights_only=True)
-            self.load_state_dict(self._resumed["module"])
-            self.curves = self._resumed["curves"]
+        """Train to the end, going on from what a killed fit left in `cache`; the net to keep."""
+        self.resume(cache / self.name)
         if self.step < self.options["steps"]:
             build_trainer(self.options, self.options["steps"] - self.step).fit(self)
-        return self.average.module.cpu().eval()
-
-    def _save(self) -> None:
-        """By atomic rename: a kill leaves the checkpoint of before."""
-        state = {
-            "step": self.step,
-            "module": self.state_dict(),
-            "optimizer": self.trainer.optimizers[0].state_dict(),
-            "schedule": self.trainer.lr_scheduler_configs[0].scheduler.state_dict(),
-            "curves": self.curves,
-        }
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with atomic(self._cache / LAST) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
+        return self.trained.cpu().eval()
 
 
 class AutoencoderFitting(Fitting):

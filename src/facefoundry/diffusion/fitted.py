@@ -35,8 +35,8 @@ from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import read_spec
 from facefoundry.progress import track
 from facefoundry.release import commit
+from facefoundry.resumable import Curves, LogMetrics
 from facefoundry.sharding import cache_key
-from facefoundry.training import Curves, LogMetrics
 
 SHARED = ("seed", "precision", "trainer", "gradient_clip", "accumulate", "checkpoint_every", "ema")
 LATENTS_OF = (*SHARED, "images", "identity_model", "autoencoder")
