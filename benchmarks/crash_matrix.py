@@ -32,6 +32,7 @@ def row(crashes: Crashes, stage: str, kills: int, seed: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="of each stage")
+    parser.add_argument("--stages", nargs="+", choices=list(OUT), default=list(OUT))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(
@@ -40,7 +41,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as logs:
         crashes = Crashes(Path(directory), Path(logs))
-        for stage in OUT:
+        for stage in options.stages:
             print(row(crashes, stage, options.kills, options.seed), flush=True)
 
 

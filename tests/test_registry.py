@@ -69,7 +69,7 @@ def test_mlflow_serves_it(registered: Path) -> None:
 
 def post_until_up(address: str, body: bytes) -> bytes:
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    for _ in range(900):
+    for _ in range(3000):  # it loads MLflow and onnxruntime first: minutes on a loaded machine
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return bytes(answer.read())
