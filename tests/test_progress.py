@@ -1,13 +1,17 @@
 """What a long command tells: people by lines, machines by a log."""
 
 import json
+import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from facefoundry import progress
 from facefoundry.journal import VARIABLE, record
 from facefoundry.progress import Tally, track
+from facefoundry.sharding import count_images
 
 
 @pytest.fixture
@@ -44,6 +48,18 @@ def test_the_end_is_told_where_there_was_a_line_before(clock, capsys):
 def test_images_and_rejects_by_reason_are_told(clock, capsys):
     *_, last = told(clock, capsys, seconds=20, count=2, tally=Tally())
     assert last.endswith("; 20 images, 0.5 images/s; rejected: no face found 2")
+
+
+def test_what_a_killed_run_had_made_is_no_part_of_the_rate(tmp_path: Path):
+    tables = [tmp_path / "before.parquet", tmp_path / "now.parquet"]
+    for path in tables:
+        pq.write_table(pa.table({"image_id": ["a", "b", "c"]}), path)
+    tally = Tally()
+    os.utime(tables[0], (tally.begun - 60, tally.begun - 60))
+    os.utime(tables[1], (tally.begun + 1, tally.begun + 1))
+    for path in tables:
+        count_images(tally, path)
+    assert tally.text(2) == "3 images, 1.5 images/s, 3 kept from before"
 
 
 def test_the_log_is_one_json_object_a_line(tmp_path: Path, monkeypatch, capsys):

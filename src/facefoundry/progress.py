@@ -28,15 +28,19 @@ LINE_EVERY_SECONDS = 15.0
 
 @dataclass
 class Tally:
-    """What the items of a display came to: images, and how many were rejected for which reason."""
+    """What the items of a display came to: images made since it began (seconds since 1970), those
+    that a killed run had made before, and how many were rejected for which reason."""
 
     images: int = 0
+    kept: int = 0
+    begun: float = field(default_factory=time.time)
     rejected: Counter[str] = field(default_factory=Counter)
 
     def text(self, seconds: float) -> str:
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.items())
-        rate = f"{self.images} images, {self.images / max(seconds, 1e-9):.1f} images/s"
-        return f"{rate}; rejected: {reasons}" if reasons else rate
+        text = f"{self.images} images, {self.images / max(seconds, 1e-9):.1f} images/s"
+        text += f", {self.kept} kept from before" if self.kept else ""
+        return f"{text}; rejected: {reasons}" if reasons else text
 
 
 def track(

@@ -82,8 +82,12 @@ def build_shards(
 
 
 def count_images(tally: Tally, path: Path) -> None:
-    """Add the rows of a finished table to the display."""
-    tally.images += pq.read_metadata(path).num_rows
+    """Add the rows of a finished table to the display; those that a killed run left count apart."""
+    rows = pq.read_metadata(path).num_rows
+    if path.stat().st_mtime < tally.begun:
+        tally.kept += rows
+    else:
+        tally.images += rows
 
 
 def run_pool(
