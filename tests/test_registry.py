@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -55,19 +56,21 @@ def test_mlflow_serves_it(registered: Path) -> None:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", "models:/facefoundry@champion", "--port", address.split(":")[1]]
-    server = subprocess.Popen(command, start_new_session=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of its uvicorn
+    server = subprocess.Popen(command, start_new_session=True, env=os.environ | {"PATH": path})
     try:
         crop = face_crop(photo("Ada"))
         body = json.dumps({"inputs": crop[None].tolist()}).encode()
-        answer = json.loads(post_until_up(f"http://{address}/invocations", body))
+        answer = json.loads(post_until_up(server, f"http://{address}/invocations", body))
     finally:
-        os.killpg(server.pid, signal.SIGTERM)  # it starts a server of its own
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)  # it starts a server of its own
         server.wait(20)
     expected = Recognizer(registered / "model.onnx").embed_crops([crop])
     assert np.array(answer["predictions"]) == pytest.approx(expected, abs=1e-5)
 
 
-def post_until_up(address: str, body: bytes) -> bytes:
+def post_until_up(server: subprocess.Popen[bytes], address: str, body: bytes) -> bytes:
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     for _ in range(3000):  # it loads MLflow and onnxruntime first: minutes on a loaded machine
         try:
@@ -76,6 +79,7 @@ def post_until_up(address: str, body: bytes) -> bytes:
         except urllib.error.HTTPError as error:
             raise AssertionError(error.read()) from error
         except OSError:
+            assert server.poll() is None, "the server has ended"
             time.sleep(0.2)
     raise AssertionError("no server")
 
