@@ -115,7 +115,8 @@ def test_ctrl_c_stops_everything_and_keeps_what_is_done(
     seconds, words = run.interrupted()
     print(f"stopped after {seconds:.2f} s")  # on two free cores under 2; see docs/measured
     assert run.process.returncode == INTERRUPTED
-    assert words.splitlines()[-1] == "stopped; the same command goes on from here"
+    # Python may warn after it of semaphores whose processes were killed
+    assert "stopped; the same command goes on from here" in words.splitlines()
     assert "Traceback" not in words
     assert list((project / out).iterdir()) == []
     assert list((project / ".cache" / Path(out).name).rglob(kept))  # see test_crash_safety

@@ -165,7 +165,8 @@ def test_a_node_that_dies_at_work_changes_no_byte(cluster, project: Path):
     build_shards(partial(held_back, go), chunks, out, "ray", 1, [], executor="ray")
     killer.join()
     after_the_kill = digests(out)
-    assert len(workers(log)) == len(chunks) + 1  # only what the dead node had begun is done again
+    # only what the dead node had begun is done again: nothing, where a starved one had not begun
+    assert len(workers(log)) - len(chunks) in (0, 1)
     build_shards(partial(held_back, go), chunks, out, "local", 1, [])
     assert after_the_kill == digests(out)
 
