@@ -133,8 +133,9 @@ class TrainingModule(ResumableModule):
         self.sampler.start_at(len(self.curves))
 
     def checkpoint(self, cache: Path) -> None:
-        best = kept_point(self.curves, self.options["patience"]) == len(self.curves) - 1
-        if best and self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
+            return
+        if kept_point(self.curves, self.options["patience"]) == len(self.curves) - 1:
             write_state(cache / BEST, self.state_dict())
         super().checkpoint(cache)
         record("done", path=cache, step=self.step)
