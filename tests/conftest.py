@@ -15,6 +15,16 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
+@pytest.fixture(autouse=True)
+def environment_restored():
+    """A stage run in this process leaves its MLflow database in the environment: not for others."""
+    before = os.environ.copy()
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def copy_project(target: Path) -> Path:
     """The tracked and untracked files of the checkout, as a git repository of their own."""
     listed = subprocess.run(
@@ -37,10 +47,8 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-def run_in(
-    project: Path, *command: str, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in a project with this interpreter first on the path; no benchmark is seen."""
+def environment_in(project: Path) -> dict[str, str]:
+    """This interpreter first on the path, one thread, no benchmark, and the project's own MLflow."""
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{project / 'src'}{os.pathsep}{ROOT / 'src'}",
@@ -52,6 +60,14 @@ def run_in(
         "OMP_NUM_THREADS": "1",
     }
     env.pop("MLFLOW_TRACKING_URI", None)
+    return env
+
+
+def run_in(
+    project: Path, *command: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a project as `environment_in` has it."""
+    env = environment_in(project)
     done = subprocess.run(
         command, cwd=project, env=env | environment, capture_output=True, text=True, check=False
     )

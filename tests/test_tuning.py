@@ -1,6 +1,5 @@
 """The search: what it draws, prunes and prints, and what a kill in the middle leaves of it."""
 
-import os
 import re
 import signal
 import sqlite3
@@ -12,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from conftest import ROOT, run_in
+from conftest import environment_in, run_in
 from optuna.trial import TrialState
 from test_configs import composed
 from toy_faces import write_faces
@@ -103,10 +102,9 @@ def tuning_project(project: Path) -> list[str]:
     return [sys.executable, "-m", "facefoundry", "tune", *FIXED]
 
 
-def kill_in_the_second_trial(command: list[str], log: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+def kill_in_the_second_trial(project: Path, command: list[str], log: Path) -> None:
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, env=environment)
+        process = subprocess.Popen(command, stderr=stderr, env=environment_in(project))
     for _ in range(6000):
         time.sleep(0.01)
         if re.search(r"1/6 trials.*\n(?s:.*)step 8 ", log.read_text()):
@@ -117,7 +115,7 @@ def kill_in_the_second_trial(command: list[str], log: Path) -> None:
 
 def test_a_search_killed_in_the_middle_goes_on_without_repeating(project):
     command = tuning_project(project)
-    kill_in_the_second_trial(command, project / "first.log")
+    kill_in_the_second_trial(project, command, project / "first.log")
     done = run_in(project, *command)
     study = optuna.load_study(study_name="toy", storage="sqlite:///tune.db")
     states = [trial.state for trial in study.trials]
