@@ -48,7 +48,7 @@ def copy_project(target: Path) -> Path:
 
 
 def environment_in(project: Path) -> dict[str, str]:
-    """This interpreter first on the path, one thread, no benchmark, and the project's own MLflow."""
+    """This interpreter first on the path, one thread, no benchmark, the project's own MLflow."""
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{project / 'src'}{os.pathsep}{ROOT / 'src'}",

@@ -52,8 +52,9 @@ def test_every_drawn_trial_composes(search):
 def test_the_best_trial_is_printed_as_lines_of_params(search):
     values = {"loss": "cosface", "loss.margin_cos": 0.2, "optimizer.lr": 1e-05, "batch_size": 128}
     knobs, rest = as_knobs(values | {"augmentation": "strong"})
-    assert knobs == {"train": {"loss": "cosface", "lr": 1e-05, "batch_size": 128}}
-    assert rest == {"loss.margin_cos": 0.2, "augmentation": "strong"}
+    drawn = {"loss": "cosface", "lr": 1e-05, "batch_size": 128, "augmentation": "strong"}
+    assert knobs == {"train": drawn}
+    assert rest == {"loss.margin_cos": 0.2}
     assert knobs["train"].keys() <= load_params()["train"].keys()
 
 
