@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
-import openvino
 import pytest
 import torch
+from hosts import HOSTS
 from onnx import numpy_helper
 from tiny_embedder import SIZE, SPEC, crops, tiny_backbone
 from torch import nn
@@ -56,21 +56,9 @@ def test_parity_in_onnxruntime_at_any_batch_size(exported: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(one_by_one, axis=1), 1.0, atol=1e-5)
 
 
-def test_parity_in_opencv_dnn(exported: Path) -> None:
-    net = cv2.dnn.readNetFromONNX(str(exported))
-    net.setInput(to_input(FACES))
-    assert parity(net.forward()) >= 0.9999
-
-
-def test_parity_in_opencv_face_recognizer_which_feeds_bgr_images(exported: Path) -> None:
-    recognizer = cv2.FaceRecognizerSF.create(str(exported), "")
-    bgr = np.ascontiguousarray(FACES[..., ::-1])
-    assert parity(np.concatenate([recognizer.feature(face) for face in bgr])) >= 0.9999
-
-
-def test_parity_in_openvino(exported: Path) -> None:
-    compiled = openvino.Core().compile_model(str(exported), "CPU")
-    assert parity(compiled([to_input(FACES)])[0]) >= 0.9999
+@pytest.mark.parametrize("host", HOSTS)
+def test_parity_in_every_host(exported: Path, host: Callable[[Path, np.ndarray], np.ndarray]):
+    assert parity(host(exported, FACES)) >= 0.9999
 
 
 def test_insightface_finds_the_preprocessing_where_it_looks(exported: Path) -> None:
@@ -174,20 +162,6 @@ def test_insightface_package_names_what_the_graph_is(exported: Path, tmp_path: P
     assert task["preprocessing"] == "embedded"
     assert task["embedding_dimension"] == SIZE
     assert "weights: Apache-2.0" in (tmp_path / "package/MODEL.LICENSE").read_text()
-
-
-@pytest.mark.parametrize("package", [False, True])
-def test_parity_in_insightface(exported: Path, tmp_path: Path, package: bool) -> None:
-    """Runs where InsightFace 2 is installed, which is no dependency of this package."""
-    model_zoo = pytest.importorskip("insightface.model_zoo")
-    if package:
-        write_insightface_package(exported, tmp_path / "package", "tiny")
-        model = model_zoo.get_model(str(tmp_path / "package"), model_task="recognition")
-    else:
-        model = model_zoo.get_model(str(exported))
-    assert (
-        parity(model.get_feat([np.ascontiguousarray(face[..., ::-1]) for face in FACES])) >= 0.9999
-    )
 
 
 def test_equal_weights_are_no_obstacle(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from conftest import ROOT
 from onnx import TensorProto, helper
 
-from facefoundry import manifest, stage
+from facefoundry import manifest
 from facefoundry.backbones import build_backbone
 from facefoundry.benchmarks import read_benchmark
 from facefoundry.errors import FoundryError
@@ -28,6 +28,7 @@ from facefoundry.images import decode_image, encode_jpeg, save_png
 from facefoundry.model_dir import WEIGHTS, ModelSpec, load_model, save_model
 from facefoundry.params import load_params
 from facefoundry.references import reference_embeddings
+from facefoundry.tracking import tracked
 
 MUTATIONS = 1000
 
@@ -222,7 +223,7 @@ def test_mlflow_may_not_unpickle(tmp_path: Path, mark: Path, monkeypatch):
     (model / "python_model.pkl").write_bytes(pickle.dumps(Bomb(mark)))
     monkeypatch.delenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", raising=False)
     with pytest.raises(Exception, match=r"MLFLOW_ALLOW_PICKLE_DESERIALIZATION"):
-        stage._mlflow().pyfunc.load_model(str(model))
+        tracked().pyfunc.load_model(str(model))
     assert not mark.exists()
 
 

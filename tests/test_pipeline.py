@@ -37,6 +37,7 @@ STAGE_OUTPUTS = {
 
 SWEEP = "python -m stages.train -m optimizer.lr=1e-3,3e-3 loss=arcface,cosface"
 EXPERIMENT = "dvc exp run -S train.lr=0.001"
+APART = "dvc exp run --temp --name apart --single-item split -S seed=5"
 COMPARISON = "facefoundry compare HEAD ."
 UI = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 AFTER_A_BENCHMARK = "dvc repro --force --single-item evaluate quantize"
@@ -206,6 +207,15 @@ def test_an_experiment_changes_one_knob_and_reuses_the_rest(stages_of_an_experim
     assert not {"synthesize", "curate", "align", "split"} & stages_of_an_experiment
 
 
+def test_an_experiment_in_a_copy_leaves_its_run_in_the_project(pipeline: Path):
+    run_in(pipeline, *APART.split())
+    found = "select count(*) from tags where key = 'facefoundry.pipeline' and value = 'apart'"
+    with sqlite3.connect(pipeline / "mlflow.db") as connection:
+        assert connection.execute(found).fetchone() == (1,)
+        folders = connection.execute("select artifact_location from experiments").fetchall()
+    assert not [folder for (folder,) in folders if ".dvc" in folder]
+
+
 @pytest.mark.usefixtures("outputs_around_a_sweep", "stages_of_an_experiment")
 def test_mlflow_shows_one_row_for_each_pipeline_and_sweep(pipeline: Path):
     port = free_port()
@@ -222,7 +232,7 @@ def test_mlflow_shows_one_row_for_each_pipeline_and_sweep(pipeline: Path):
         server.wait(timeout=20)
     parents = [run for run in runs if "facefoundry.pipeline" in run["tags"]]
     sweeps = [run for run in parents if run["tags"]["facefoundry.pipeline"].startswith("sweep")]
-    rows = [run for run in parents if run not in sweeps]
+    rows = [run for run in parents if run not in sweeps and run["metrics"]]
     assert len(rows) == 2  # dvc repro and dvc exp run
     for row in rows:
         assert row["metrics"]["synthesize.images"] == 80

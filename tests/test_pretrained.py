@@ -1,18 +1,22 @@
 """The models that are shipped: small, whole, licensed as they say, and able to tell faces apart."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from hosts import HOSTS
+from onnx.reference import ReferenceEvaluator
 
 from facefoundry.alignment import Detector, warp
+from facefoundry.export import cosines
 from facefoundry.images import read_image
 from facefoundry.inference import Recognizer
 from facefoundry.licences import enforce
 from facefoundry.model_dir import CARD, read_spec
-from facefoundry.onnx_file import read_metadata
+from facefoundry.onnx_file import read_metadata, to_input
 from facefoundry.release import FILES, LIMITS
 
 MODELS = sorted(path.parent.name for path in (ROOT / "pretrained").glob("*/model.onnx"))
@@ -52,6 +56,24 @@ def test_the_recognizer_tells_identities_apart(name: str):
     scores = similarity[left, right]
     assert len(set(rows)) > 3
     assert scores[same].mean() > scores[~same].mean() + 0.2
+
+
+@cache
+def by_definition(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Crops, and their embeddings by ONNX's own reference, which is written in numpy."""
+    crops = faces()[0][:4]
+    model = ReferenceEvaluator(str(path))
+    return crops, np.asarray(model.run(None, {model.input_names[0]: to_input(crops)})[0])
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_host_takes_the_file_as_it_is(
+    name: str, host: Callable[[Path, np.ndarray], np.ndarray]
+):
+    path = ROOT / "pretrained" / name / "model.onnx"
+    crops, expected = by_definition(path)
+    assert cosines(expected, host(path, crops)).min() >= 0.9999
 
 
 @pytest.mark.parametrize("name", MODELS)

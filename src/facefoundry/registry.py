@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from facefoundry.errors import FoundryError
 from facefoundry.inference import WEIGHTS, find_model
 from facefoundry.onnx_file import read_metadata
+from facefoundry.tracking import tracked
 
 NAME, ALIAS = "facefoundry", "champion"
 NEEDS = (
@@ -24,8 +24,7 @@ def register(source: str, name: str = NAME, alias: str = ALIAS) -> int:
 
     Raises FoundryError for a model that is not exported.
     """
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
-    import mlflow
+    mlflow = tracked()
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 

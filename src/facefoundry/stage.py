@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from facefoundry.errors import FoundryError, is_disk_full
 from facefoundry.journal import record
 from facefoundry.keeping import published, until_done
 from facefoundry.params import check_choices, check_params, knob
+from facefoundry.tracking import project_folder, tracked
 
 StageFunction = Callable[[DictConfig, Path], Mapping[str, Any]]
 
@@ -142,7 +143,7 @@ def _tracked(
 
 def log_comparison(base: str, found: Mapping[str, Sequence[Any]]) -> None:
     """Log `compare.Difference`s from the run `base` to MLflow, a run of its own for each."""
-    mlflow = _mlflow()
+    mlflow = tracked()
     mlflow.set_experiment(EXPERIMENT)
     for run, differences in found.items():
         with mlflow.start_run(run_name=f"{run} against {base}"):
@@ -161,23 +162,13 @@ def log_comparison(base: str, found: Mapping[str, Sequence[Any]]) -> None:
             )
 
 
-def _mlflow() -> Any:
-    """MLflow, made to keep its runs where the pipeline does."""
-    # a run id left in the environment would win over the parent asked for below
-    os.environ.pop("MLFLOW_RUN_ID", None)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').absolute()}")
-    import mlflow
-
-    return mlflow
-
-
 @contextmanager
 def _mlflow_run(name: str, cfg: DictConfig, pipeline: str, label: str) -> Iterator[Any]:
-    mlflow = _mlflow()
-    LOCK.parent.mkdir(exist_ok=True)
-    with FileLock(LOCK):  # jobs of a parallel sweep race to make the database and the parent
+    mlflow = tracked()
+    lock = project_folder() / LOCK
+    lock.parent.mkdir(exist_ok=True)
+    # jobs of a parallel sweep race to make the database and the parent
+    with FileLock(lock), chdir(project_folder()):
         experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
         parent = _parent_run(mlflow.MlflowClient(), experiment, pipeline)
     with mlflow.start_run(experiment_id=experiment, run_name=label, parent_run_id=parent):
