@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -139,7 +140,8 @@ def test_a_run_that_is_nowhere_is_named(tmp_path: Path, monkeypatch) -> None:
         read_run(str(tmp_path))
 
 
-def test_a_comparison_is_a_run_in_mlflow(tmp_path: Path) -> None:
+def test_a_comparison_is_a_run_in_mlflow(tmp_path: Path, empty_mlflow: Path) -> None:
+    shutil.copy(empty_mlflow, tmp_path)
     first, second = write_run(tmp_path / "a", 0.25, 1), write_run(tmp_path / "b", 0.4, 2)
     facefoundry(tmp_path, "compare", str(first), str(second), "--mlflow")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:

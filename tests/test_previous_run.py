@@ -14,18 +14,10 @@ from facefoundry.scores import Scores, write_scores
 from facefoundry.stage import log_file
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty one; making it takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def root(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(database, tmp_path / "mlflow.db")
+    shutil.copy(empty_mlflow, tmp_path)
     (tmp_path / SCORES).parent.mkdir(parents=True)
     # MLflow keeps both in the process and in its environment: other tests must not inherit them
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,9 +28,10 @@ from facefoundry.registry import register
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def registered(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Path]:
     """A directory with a model, registered twice in a database of its own."""
     directory = tmp_path_factory.mktemp("registry")
+    shutil.copy(empty_mlflow, directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
         patch.chdir(directory)

@@ -1,6 +1,7 @@
 """The search: what it draws, prunes and prints, and what a kill in the middle leaves of it."""
 
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -114,7 +115,8 @@ def kill_in_the_second_trial(project: Path, command: list[str], log: Path) -> No
     process.wait()
 
 
-def test_a_search_killed_in_the_middle_goes_on_without_repeating(project):
+def test_a_search_killed_in_the_middle_goes_on_without_repeating(project, empty_mlflow):
+    shutil.copy(empty_mlflow, project)
     command = tuning_project(project)
     kill_in_the_second_trial(project, command, project / "first.log")
     done = run_in(project, *command)
