@@ -41,9 +41,8 @@ else
 endif
 	python -m facefoundry.summary
 
-# the pipeline test is the longest, so it starts first
 test: $(STAMP)  ## run the test suite
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## lint, format, types and the licences of all dependencies
 	ruff check .

@@ -25,11 +25,9 @@ def environment_restored():
     os.environ.update(before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def right_of_way(request: pytest.FixtureRequest):
-    """The pipeline's tests are one long chain that the whole suite waits for: others give way."""
-    if request.path.name != "test_pipeline.py" and os.nice(0) == 0:
-        os.nice(4)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pipeline's tests are one long chain that the whole suite waits for: they begin first."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 @pytest.fixture(scope="session")
