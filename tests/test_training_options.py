@@ -170,29 +170,51 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
-from test_training_options import TWO, fit, recognizer, toy_data
-module = recognizer(toy_data(), trainer=TWO, ema=0.9)
-found = {"curves": fit(module, Path(sys.argv[1])), "weights": module.state_dict()}
+from facefoundry.sharded import whole_state
+from test_training_options import TWO, Killed, RecognizerModule, fit, recognizer, toy_data
+strategy, ema, cache = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
+options = {"trainer": TWO | {"strategy": strategy}, "ema": ema}
+if strategy == "fsdp":  # goes on after a kill
+    try:
+        fit(recognizer(toy_data(), module=Killed, **options), cache)
+    except (KeyboardInterrupt, SystemExit):
+        torch.distributed.barrier()
+module = recognizer(toy_data(), **options)
+found = {"curves": fit(module, cache), "weights": module.trained.state_dict()}
+found["shares"] = {
+    name: value.to_local().shape[0] / value.shape[0]
+    for name, value in module.named_parameters() if hasattr(value, "to_local")
+}
 if module.trainer.is_global_zero:
-    torch.save(found | {"world": module.trainer.world_size}, Path(sys.argv[1]) / "done.pt")
+    torch.save(found | {"world": module.trainer.world_size}, cache / "done.pt")
 """
-TWO = {"strategy": "ddp", "devices": 2, "nodes": 1}
+TWO = {"devices": 2, "nodes": 1}
 
 
-def test_two_processes_give_the_curve_and_the_weights_of_one(data, tmp_path: Path):
+@pytest.mark.parametrize(("strategy", "ema"), [("ddp", 0.9), ("fsdp", 0)])
+def test_two_processes_give_the_curve_and_the_weights_of_one(data, tmp_path: Path, strategy, ema):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--standalone", str(script), str(tmp_path / "cache")]
+    command += ["--standalone", str(script), strategy, str(ema), str(tmp_path / "cache")]
     path = ":".join([str(CONF.parent / "src"), str(CONF.parent / "tests")])
     run_in(CONF.parent, *command, PYTHONPATH=path)
     found = torch.load(tmp_path / "cache/done.pt")
-    alone = recognizer(data, ema=0.9)
+    alone = recognizer(data, ema=ema)
     for point, shared in zip(fit(alone, tmp_path / "alone"), found["curves"], strict=True):
         assert shared == pytest.approx(point, rel=1e-4)
     assert found["world"] == 2
-    for name, value in alone.state_dict().items():
+    for name, value in alone.trained.state_dict().items():
         assert torch.allclose(found["weights"][name], value, atol=1e-5), name
+    sharded = {"backbone.2.weight", "backbone.2.bias", "head.centres"}
+    assert found["shares"] == (dict.fromkeys(sharded, 0.5) if strategy == "fsdp" else {})
+
+
+@pytest.mark.parametrize("option", [{"ema": 0.9}, {"compile": True}])
+def test_shards_refuse_what_they_cannot_do(data, tmp_path: Path, option):
+    module = recognizer(data, trainer=TWO | {"strategy": "fsdp"}, **option)
+    with pytest.raises(FoundryError, match=f"{next(iter(option))}: cannot be had with trainer"):
+        fit(module, tmp_path)
 
 
 def commands_of_the_page() -> list[str]:

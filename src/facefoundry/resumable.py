@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from facefoundry.errors import DivergedError
 from facefoundry.keeping import atomic
 from facefoundry.optim import build_optimizer, build_schedule, moving_average
+from facefoundry.sharded import is_sharded, load_optimizer, whole_optimizer, whole_state
 
 LogMetrics = Callable[[Mapping[str, float], int], None]
 Curves = list[dict[str, float]]
@@ -88,21 +89,42 @@ class ResumableModule(pl.LightningModule):
             self.curves = self._resumed["curves"]
 
     def on_fit_start(self) -> None:
+        if not self._resumed:
+            return
+        optimizer, state = self.trainer.optimizers[0], self._resumed["optimizer"]
+        if is_sharded(self):
+            load_optimizer(self, optimizer, state)
+        else:
+            optimizer.load_state_dict(state)
         for name, part in self._going_on().items():
-            if self._resumed:
-                part.load_state_dict(self._resumed[name])
+            part.load_state_dict(self._resumed[name])
 
     def checkpoint(self, cache: Path) -> None:
-        """All that `resume` needs; only the first of several processes writes."""
-        if not self.trainer.is_global_zero:
-            return
+        """All that `resume` needs. Every process must call it; the first writes."""
+        optimizer = self.trainer.optimizers[0]
+        state = {
+            "step": self.step,
+            "module": self.weights(),
+            "curves": self.curves,
+            "optimizer": (
+                whole_optimizer(self, optimizer) if is_sharded(self) else optimizer.state_dict()
+            ),
+        }
         parts = {name: part.state_dict() for name, part in self._going_on().items()}
-        state = {"step": self.step, "module": self.state_dict(), "curves": self.curves}
-        write_state(cache / LAST, state | parts)
+        self.write(cache / LAST, state | parts)
+
+    def weights(self) -> dict[str, Any]:
+        """The state dict, whole even where the weights are in shards; then every process must
+        call it."""
+        return whole_state(self) if is_sharded(self) else self.state_dict()
+
+    def write(self, path: Path, state: Mapping[str, Any]) -> None:
+        """In the first of several processes."""
+        if self.trainer.is_global_zero:
+            write_state(path, state)
 
     def _going_on(self) -> dict[str, Any]:
         return {
-            "optimizer": self.trainer.optimizers[0],
             "schedule": self.trainer.lr_scheduler_configs[0].scheduler,
             "precision": self.trainer.precision_plugin,  # fp16's scale of the loss
         }

@@ -11,11 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from facefoundry.errors import FoundryError
 from facefoundry.precision import resolve_precision
 
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 # its device table and its advertisements; errors still come as exceptions
 for _name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
@@ -27,18 +28,22 @@ def build_trainer(options: Mapping[str, Any], steps: int) -> pl.Trainer:
 
     Statistics of batch normalisation are shared between GPUs; between CPU processes, for which
     PyTorch cannot, each normalises its own share of the batch. Raises FoundryError for an unknown
-    strategy.
+    strategy, and for fsdp with a moving average or a compiled forward pass.
     """
     where = options["trainer"]
     if where["strategy"] not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise FoundryError(f"trainer.strategy: '{where['strategy']}' is not one of {known}")
+    sharding = where["strategy"] == "fsdp"
+    for key in ("ema", "compile"):
+        if sharding and options[key]:
+            raise FoundryError(f"{key}: cannot be had with trainer.strategy: fsdp; take ddp")
     warnings.filterwarnings("ignore", message=".*treespec", module="pytorch_lightning")
     return pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
         accelerator="auto",
-        strategy=where["strategy"],
+        strategy=ModelParallelStrategy() if sharding else where["strategy"],
         devices=where["devices"],
         num_nodes=where["nodes"],
         sync_batchnorm=where["strategy"] != "auto" and torch.cuda.is_available(),

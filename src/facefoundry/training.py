@@ -6,6 +6,7 @@ validation, of early stopping and of the checkpoint that a killed run goes on fr
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from abc import abstractmethod
@@ -15,14 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import Batch, TrainingData, normalise, train_loader
 from facefoundry.journal import record
-from facefoundry.resumable import Curves, LogMetrics, ResumableModule, write_state
+from facefoundry.resumable import Curves, LogMetrics, ResumableModule
 from facefoundry.samplers import SAMPLERS, EpochSampler, Shares, choose_sampling
+from facefoundry.sharded import shard, whole_state
 from facefoundry.trainers import build_trainer
 from facefoundry.verification import eer, pair_similarity, roc
 
@@ -51,6 +54,7 @@ class TrainingModule(ResumableModule):
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         if options["compile"]:
             self._compiled = torch.compile(self.backbone.forward)
+        self._whole: list[nn.Module] = []  # in a list: it is no part of what is trained
         self.data = data
         self.sampler = build_sampler(data, options, needs)
         self._started = 0.0
@@ -133,15 +137,39 @@ class TrainingModule(ResumableModule):
         self.sampler.start_at(len(self.curves))
 
     def checkpoint(self, cache: Path) -> None:
-        if not self.trainer.is_global_zero:
-            return
         if kept_point(self.curves, self.options["patience"]) == len(self.curves) - 1:
-            write_state(cache / BEST, self.state_dict())
+            self.write(cache / BEST, self.weights())
         super().checkpoint(cache)
-        record("done", path=cache, step=self.step)
+        if self.trainer.is_global_zero:
+            record("done", path=cache, step=self.step)
+
+    def configure_model(self) -> None:
+        """Lightning's place to cut the weights into shards, where the trainer is for it; a whole
+        copy of the network stays beside them, to be validated and kept."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and not self._whole:
+            self._whole = [copy.deepcopy(self.backbone)]
+            if strategy.root_device.type == "cuda":  # Lightning's sync_batchnorm leaves it out
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)  # type: ignore[no-untyped-call]
+            shard(self, strategy.root_device.type, strategy.world_size)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self._whole[0] if self._whole else super().trained
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take the weights that a checkpoint kept."""
+        if not self._whole:
+            self.load_state_dict(state)
+            return
+        prefix = "backbone."
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self._whole[0].load_state_dict(own)
 
     def _validate(self) -> float:
         """Equal error rate on all pairs of the held-out identities."""
+        if self._whole:
+            self._whole[0].load_state_dict(whole_state(self.backbone))
         embeddings = embed_images(embedder(self.trained), self.data.val.crops, flip=False)
         self.backbone.train()
         pairs = held_out_pairs(self.data.val.identities, seed=0)
@@ -189,5 +217,5 @@ def fit(module: TrainingModule, cache: Path) -> Curves:
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if trainer.is_global_zero:
-        module.load_state_dict(torch.load(cache / BEST, weights_only=True))
+        module.restore(torch.load(cache / BEST, weights_only=True))
     return module.curves

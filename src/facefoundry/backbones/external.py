@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from facefoundry.errors import FoundryError
 
 
 class TimmBackbone(nn.Module):
     """model_name: a name of `timm.list_models()`, with random weights. image_size: give 112 to
-    families with position embeddings; convolutional networks take any size and refuse it.
+    families with position embeddings (enlarged: the size that comes of it); convolutional networks
+    take any size and refuse it. enlarge: times by which the crop is enlarged first; with 2 the
+    network sees the 224 px that most were made for, and VGG cannot be exported with less.
 
     Only listed names are taken: with `hf-hub:` or `local-dir:` a stranger's model.json would make
     us read the network or the disk. Raises FoundryError without timm.
     """
 
     def __init__(
-        self, model_name: str, image_size: int | None = None, embedding_size: int = 128
+        self,
+        model_name: str,
+        image_size: int | None = None,
+        enlarge: int = 1,
+        embedding_size: int = 128,
     ) -> None:
         super().__init__()
+        self.enlarge = enlarge
         try:
             import timm
         except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises
@@ -38,4 +46,6 @@ class TimmBackbone(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.enlarge != 1:
+            images = functional.interpolate(images, scale_factor=self.enlarge, mode="bilinear")
         return self.model(images)
