@@ -34,7 +34,7 @@ def data():
 
 def without_batch_statistics() -> nn.Module:
     """A net that treats each image alone, so that how a batch is cut can change nothing."""
-    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 14 * 14, 16))
+    return nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(4 * 14 * 14, 16))
 
 
 def recognizer(data, backbone=None, loss="arcface", module=RecognizerModule, **options):
@@ -206,8 +206,9 @@ def test_two_processes_give_the_curve_and_the_weights_of_one(data, tmp_path: Pat
     assert found["world"] == 2
     for name, value in alone.trained.state_dict().items():
         assert torch.allclose(found["weights"][name], value, atol=1e-5), name
-    sharded = {"backbone.2.weight", "backbone.2.bias", "head.centres"}
-    assert found["shares"] == (dict.fromkeys(sharded, 0.5) if strategy == "fsdp" else {})
+    weights = [f"backbone.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")]
+    sharded = [*weights, "head.centres"] if strategy == "fsdp" else []
+    assert found["shares"] == dict.fromkeys(sharded, 0.5)
 
 
 @pytest.mark.parametrize("option", [{"ema": 0.9}, {"compile": True}])

@@ -151,6 +151,7 @@ class TrainingModule(ResumableModule):
             self._whole = [copy.deepcopy(self.backbone)]
             if strategy.root_device.type == "cuda":  # Lightning's sync_batchnorm leaves it out
                 nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)  # type: ignore[no-untyped-call]
+            self.backbone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             shard(self, strategy.root_device.type, strategy.world_size)
 
     @property
