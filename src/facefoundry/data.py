@@ -67,6 +67,11 @@ class AugmentedCrops(Dataset[dict[str, Any]]):
         self.crops, self.labels, self.seed = crops, labels, seed
         self.transform = build_augmentation(options)
 
+    def add(self, crops: Crops, labels: NDArray[np.int64]) -> None:
+        """More crops behind those that are there."""
+        self.crops = np.concatenate([self.crops, crops])
+        self.labels = np.concatenate([self.labels, labels])
+
     def __len__(self) -> int:
         return len(self.crops)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +17,16 @@ from torch.nn import functional
 
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
+from facefoundry.benchmarks import embed_images
 from facefoundry.data import Batch, TrainingData
 from facefoundry.errors import FoundryError
+from facefoundry.keeping import CACHE, atomic
 from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.losses import CosFace
 from facefoundry.model_dir import WEIGHTS, load_model
+from facefoundry.morphs import morphs
 from facefoundry.pruning import pruned_student, pruning_cost
+from facefoundry.references import sface
 from facefoundry.resumable import LogMetrics
 from facefoundry.trained_model import train
 from facefoundry.training import TrainingModule
@@ -69,15 +74,21 @@ class RecordedTeacher:
     Regression alone teaches what all faces share first and what tells two apart last. So the
     student must also find the image's own embedding among those of all images: cross-entropy over
     them as fixed centres, as AdaDistill (Boutros et al., ECCV 2024) has it for identities.
-    scale, margin_cos: of the cosines in it, as in CosFace. regression: weight of 1 - cosine
-    beside it.
+    scale, margin_cos: of the cosines in it, as in CosFace. among: so many embeddings at most, drawn
+    for each batch. regression: weight of 1 - cosine beside it.
     """
 
     def __init__(
-        self, embeddings: torch.Tensor, scale: float, margin_cos: float, regression: float
+        self,
+        embeddings: torch.Tensor,
+        scale: float,
+        margin_cos: float,
+        regression: float,
+        among: int = 16384,
     ) -> None:
         count, size = embeddings.shape
-        self.head = CosFace(count, size, scale, margin_cos).requires_grad_(False)
+        share = min(1.0, among / count)
+        self.head = CosFace(count, size, scale, margin_cos, share).requires_grad_(False)
         self.head.centres.copy_(functional.normalize(embeddings))
         self.regression = regression
 
@@ -89,6 +100,26 @@ class RecordedTeacher:
 def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean of 1 - cosine of (B, D) and (B, D)."""
     return (1 - functional.cosine_similarity(student, target)).mean()
+
+
+def with_morphs(
+    data: TrainingData, embeddings: torch.Tensor, count: int, threads: int
+) -> tuple[TrainingData, torch.Tensor]:
+    """The train crops and `count` morphs of them, and SFace's embeddings (N, D) of all.
+
+    The embeddings of morphs, minutes of work, are kept for the next distillation of these faces.
+    """
+    made = morphs(data.train.crops, count, data.train.seed)
+    kept = CACHE / "morphs" / f"{sha256(made.tobytes()).hexdigest()[:16]}.npy"
+    if not kept.is_file():
+        found = embed_images(sface(threads), made, flip=False, title="embedding morphs")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
+    data.train.add(made, np.full(count, data.identities))  # of nobody; no label is used
+    names = [f"morph/{number:06d}" for number in range(count)]
+    more = replace(data, image_ids=[*data.image_ids, *names])
+    return more, torch.cat([embeddings, torch.from_numpy(np.load(kept))])
 
 
 def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:
@@ -128,6 +159,8 @@ def distill_student(
     teacher: Teacher = LiveTeacher(trained)
     if outside:
         embeddings = recorded(Path(options["embeddings"]), data.image_ids)
+        if options["morphs"]:
+            data, embeddings = with_morphs(data, embeddings, options["morphs"], options["workers"])
         teacher = RecordedTeacher(embeddings, **options["recorded"])
     options = dict(options) | {
         "embedding_size": spec.embedding_size,

@@ -60,7 +60,10 @@ class CosineHead(nn.Module):
         total = len(self.centres)
         if self.sample_rate == 1 or not self.training:
             return self.centres, labels
-        chance = torch.rand(total, device=labels.device)
+        # by the batch, so that a training that goes on after a kill draws the same
+        places = torch.arange(1, len(labels) + 1, device=labels.device)
+        draw = torch.Generator(labels.device).manual_seed(int((labels * places).sum()))
+        chance = torch.rand(total, device=labels.device, generator=draw)
         chance[labels] = 2.0  # above any draw: the identities of the batch come first
         count = max(math.ceil(self.sample_rate * total), int(torch.unique(labels).numel()))
         chosen = chance.topk(count).indices.sort().values
