@@ -5,6 +5,8 @@ Run: python benchmarks/generators.py render stylegan diffusion [--identities 200
 Names are the files of conf/generator. Two identities count as one from the cosine on that lets one
 in a thousand of LFW's impostor pairs through; without the benchmark, one in a thousand of the first
 generator's. Images per second are of one process beside whatever else runs on the machine.
+With --probe STEPS the net of benchmarks/probe.py is trained on the found faces, as many steps for
+each, and its score on every benchmark of the folder added: a reading to be written down.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from probe import scores, trained
 
 from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
 from facefoundry.generator_quality import aligned, quality, sample_generator
@@ -60,6 +63,14 @@ def own_threshold(sampled: Any) -> float:
     return threshold_at(pair_similarity(embeddings, pairs.index), pairs.same, FMR)
 
 
+def probed(sampled: Any, arguments: argparse.Namespace) -> tuple[int, float, dict[str, Any]]:
+    """How many faces were found, the probe's last loss on them, and its scores."""
+    crops, found = aligned(sampled.faces)
+    names = [str(label) for label in sampled.labels[found]]
+    net, loss = trained(crops, names, arguments.probe, arguments.seed)
+    return len(crops), loss, scores(net, arguments.lfw.parent)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="+")
@@ -67,9 +78,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], action="extend", dest="changes")
+    parser.add_argument("--probe", type=int, metavar="STEPS")
     parser.add_argument("--lfw", type=Path, default=Path("../shared/benchmarks/lfw"))
     arguments = parser.parse_args()
     threshold = lfw_threshold(arguments.lfw)
+    taught: list[tuple[Any, ...]] = []
     print("| generator | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     for name in arguments.names:
         generator = build_generator(**options_of(name, arguments.changes))
@@ -79,6 +92,11 @@ def main() -> None:
         row = quality(sampled, sface(), threshold)
         cells = [form.format(row[key]) for key, form in COLUMNS.items()]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        if arguments.probe:
+            taught.append((name, *probed(sampled, arguments)))
+    for name, images, loss, row in taught:
+        print(f"\nThe probe on {images} images of {name}: last loss {loss:.2f};", end=" ")
+        print("; ".join(f"{k} {v['accuracy']:.2f} %, TAR {v['tar']:.2f} %" for k, v in row.items()))
     print(f"\nDistinct at cosine {threshold:.3f}.")
 
 

@@ -24,6 +24,7 @@ from facefoundry.backbones.layers import Embedding
 from facefoundry.backbones.mobilefacenet import MobileFaceNet
 from facefoundry.data import (
     AugmentedCrops,
+    Crops,
     labels_of,
     normalise,
     read_split,
@@ -88,6 +89,25 @@ def fit(net: nn.Module, data: AugmentedCrops, steps: int, seed: int) -> float:
     return float(np.mean(losses[-100:]))
 
 
+def scores(net: nn.Module, benchmarks: Path) -> dict[str, dict[str, float]]:
+    """Accuracy, its deviation and TAR@FMR 1e-3 in percent, for each benchmark under the folder."""
+    rows = {}
+    for pair_set in benchmark_sets(benchmarks):
+        row = pair_set.metrics(similarities(embedder(net), pair_set))
+        names = {"accuracy": "accuracy", "deviation": "accuracy_std", "tar": "tar_at_fmr_1e-3"}
+        rows[pair_set.name] = {name: 100 * row[key] for name, key in names.items()}
+    return rows
+
+
+def trained(crops: Crops, identities: list[str], steps: int, seed: int) -> tuple[ProbeNet, float]:
+    """The probe trained on crops (N, 112, 112, 3) uint8 RGB, and its last loss."""
+    torch.manual_seed(seed)
+    options = yaml.safe_load(Path("conf/augmentation/standard.yaml").read_text())
+    data = AugmentedCrops(crops, labels_of(identities), options, seed)
+    net = ProbeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net, fit(net, data, steps, seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,23 +119,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--benchmarks", type=Path, default=Path("../shared/benchmarks"))
     arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
     crops, identities, _ = read_split(arguments.faces, "train")
     chosen = choose(identities, arguments.images, arguments.per_identity)
-    options = yaml.safe_load(Path("conf/augmentation/standard.yaml").read_text())
-    labels = labels_of([identities[place] for place in chosen])
-    data = AugmentedCrops(crops[chosen], labels, options, arguments.seed)
-    net = ProbeNet().to(memory_format=torch.channels_last)
+    names = [identities[place] for place in chosen]
     start = time.process_time()
-    loss = fit(net, data, arguments.steps, arguments.seed)
+    net, loss = trained(crops[chosen], names, arguments.steps, arguments.seed)
     seconds = time.process_time() - start
-    print(f"{labels.max() + 1} identities, {len(chosen)} images, {seconds:.0f} CPU s")
+    print(f"{len(set(names))} identities, {len(chosen)} images, {seconds:.0f} CPU s")
     print(f"last loss {loss:.2f}")
-    for pair_set in benchmark_sets(arguments.benchmarks):
-        row = pair_set.metrics(similarities(embedder(net), pair_set))
-        deviation = 100 * row["accuracy_std"]
-        print(f"{pair_set.name}: {100 * row['accuracy']:.2f} ± {deviation:.2f} %", end="")
-        print(f", TAR@FMR 1e-3 {100 * row['tar_at_fmr_1e-3']:.2f} %")
+    for name, row in scores(net, arguments.benchmarks).items():
+        print(f"{name}: {row['accuracy']:.2f} ± {row['deviation']:.2f} %", end="")
+        print(f", TAR@FMR 1e-3 {row['tar']:.2f} %")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from facefoundry.data import (
     normalise,
     train_loader,
 )
-from facefoundry.distiller import DistillerModule, LiveTeacher, RecordedTeacher, recorded
+from facefoundry.distiller import DistillerModule
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
 from facefoundry.optim import build_optimizer, build_schedule
 from facefoundry.recognizer import RecognizerModule
 from facefoundry.resumable import LAST
 from facefoundry.samplers import EpochSampler
+from facefoundry.teachers import LiveTeacher, RecordedTeacher, recorded, sface_teacher
 from facefoundry.training import TrainingModule, fit, kept_point
 
 NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text())
@@ -193,10 +194,11 @@ def test_a_distilled_student_moves_towards_its_teacher(data, tmp_path: Path):
     assert not any("teacher" in name for name in module.state_dict())
 
 
-def embeddings_file(path: Path, image_ids: list[str]) -> Path:
+def embeddings_file(path: Path, image_ids: list[str], size: int = 16) -> Path:
     """Embeddings by image id: the first half points one way, the others the other way."""
     half = len(image_ids) // 2
-    rows = [[1.0] + [0.0] * 15] * half + [[0.0] * 15 + [1.0]] * (len(image_ids) - half)
+    zeros = [0.0] * (size - 1)
+    rows = [[1.0, *zeros]] * half + [[*zeros, 1.0]] * (len(image_ids) - half)
     pq.write_table(pa.table({"image_id": image_ids, "embedding": rows}), path)
     return path
 
@@ -239,6 +241,55 @@ def test_a_recorded_teacher_teaches(data, tmp_path: Path):
     )
     curves = fit(module, tmp_path)
     assert curves[-1]["loss"] < 0.8 * curves[0]["loss"]
+
+
+def test_labels_and_a_recorded_teacher_train_together_with_morphs(
+    data, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the morphs' embeddings are kept in the project
+    path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids), size=128)
+    options = {"embeddings": str(path), "scale": 4.0, "margin_cos": 0.1, "regression": 1.0}
+    fresh = toy_data()
+    more, teacher = sface_teacher(options | {"among": 16, "morphs": 10}, fresh, threads=1)
+    named = len(more.train) - 10
+    assert more.image_ids[named] == "morph/000000"
+    assert list(more.train.labels[named:]) == [-1] * 10
+    assert teacher.head.sample_rate == pytest.approx(16 / len(more.train))
+    again, same = sface_teacher(options | {"morphs": 10}, toy_data(), threads=1)
+    assert torch.equal(same.head.centres, teacher.head.centres)
+    assert np.array_equal(again.train.crops, more.train.crops)
+    torch.manual_seed(5)
+    backbone = build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=128)
+    module = RecognizerModule(
+        backbone,
+        build_head("arcface", identities=4, embedding_size=128),
+        teacher,
+        options=OPTIONS | LONGER,
+        data=more,
+        log_metrics=lambda metrics, step: None,
+    )
+    curves = fit(module, tmp_path)
+    assert curves[-1]["loss"] < 0.9 * curves[0]["loss"]
+    with pytest.raises(FoundryError, match="sampling: 'balanced' leaves out faces"):
+        RecognizerModule(
+            backbone,
+            build_head("arcface", identities=4, embedding_size=128),
+            options=OPTIONS | {"sampling": "balanced"},
+            data=more,
+            log_metrics=lambda metrics, step: None,
+        )
+
+
+def test_faces_of_nobody_do_not_reach_the_head(data):
+    module = recognizer(data)
+    images = torch.rand(3, 3, 112, 112)
+    batch = {"label": torch.tensor([1, -1, 2]), "index": torch.tensor([0, 1, 2])}
+    module.backbone.eval()
+    named = {name: value[[0, 2]] for name, value in batch.items()}
+    assert torch.allclose(
+        module.batch_loss(images, batch), module.batch_loss(images[[0, 2]], named), rtol=1e-5
+    )
+    assert module.batch_loss(images[1:2], {"label": torch.tensor([-1])}) == 0.0
 
 
 def test_training_stops_where_validation_no_longer_improves(data, tmp_path: Path):

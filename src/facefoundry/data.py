@@ -30,6 +30,7 @@ from facefoundry.shards import read_member
 
 Crops = NDArray[np.uint8]  # (N, 112, 112, 3) RGB
 Batch = dict[str, torch.Tensor]
+NOBODY = -1  # the label of a face that is no identity's
 
 
 def read_split(faces: Path, split: str) -> tuple[Crops, list[str], list[str]]:

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.nn import functional
 
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
-from facefoundry.benchmarks import embed_images
 from facefoundry.data import Batch, TrainingData
-from facefoundry.errors import FoundryError
-from facefoundry.keeping import CACHE, atomic
 from facefoundry.licences import SFACE_TEACHER, enforce, merged
-from facefoundry.losses import CosFace
 from facefoundry.model_dir import WEIGHTS, load_model
-from facefoundry.morphs import morphs
 from facefoundry.pruning import pruned_student, pruning_cost
-from facefoundry.references import sface
 from facefoundry.resumable import LogMetrics
+from facefoundry.teachers import LiveTeacher, Teacher, sface_teacher, taught_by
 from facefoundry.trained_model import train
 from facefoundry.training import TrainingModule
 from facefoundry.weights import sface_path
-
-TEACHERS = ("own", "sface")
-
-
-class Teacher(Protocol):
-    """Where the student's embeddings should lie."""
-
-    def loss(self, student: torch.Tensor, images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """student: (B, D) embeddings of images (B, 3, 112, 112) in [-1, 1]; the batch they are of.
-        A scalar; no label is used."""
 
 
 class DistillerModule(TrainingModule):
@@ -54,88 +35,6 @@ class DistillerModule(TrainingModule):
         return self.teacher.loss(self.embed(images).float(), images, batch)
 
 
-class LiveTeacher:
-    """A frozen net that sees what the student sees, augmentation and all. Loss: 1 - cosine, mean
-    over the batch (Shi et al., "ShrinkTeaNet", 2019, angular loss)."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net.eval().requires_grad_(False)
-
-    def loss(self, student: torch.Tensor, images: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        with torch.no_grad():
-            target = self.net.to(images.device)(images).float()
-        return away(student, target)
-
-
-class RecordedTeacher:
-    """Embeddings (N, D) of the faces as they are, made once: the student also learns to see
-    through the augmentation.
-
-    Regression alone teaches what all faces share first and what tells two apart last. So the
-    student must also find the image's own embedding among those of all images: cross-entropy over
-    them as fixed centres, as AdaDistill (Boutros et al., ECCV 2024) has it for identities.
-    scale, margin_cos: of the cosines in it, as in CosFace. among: so many embeddings at most, drawn
-    for each batch. regression: weight of 1 - cosine beside it.
-    """
-
-    def __init__(
-        self,
-        embeddings: torch.Tensor,
-        scale: float,
-        margin_cos: float,
-        regression: float,
-        among: int = 16384,
-    ) -> None:
-        count, size = embeddings.shape
-        share = min(1.0, among / count)
-        self.head = CosFace(count, size, scale, margin_cos, share).requires_grad_(False)
-        self.head.centres.copy_(functional.normalize(embeddings))
-        self.regression = regression
-
-    def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        head, own = self.head.to(student.device), batch["index"].to(student.device)
-        return head(student, own) + self.regression * away(student, head.centres[own])
-
-
-def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean of 1 - cosine of (B, D) and (B, D)."""
-    return (1 - functional.cosine_similarity(student, target)).mean()
-
-
-def with_morphs(
-    data: TrainingData, embeddings: torch.Tensor, count: int, threads: int
-) -> tuple[TrainingData, torch.Tensor]:
-    """The train crops and `count` morphs of them, and SFace's embeddings (N, D) of all.
-
-    The embeddings of morphs, minutes of work, are kept for the next distillation of these faces.
-    """
-    made = morphs(data.train.crops, count, data.train.seed)
-    kept = CACHE / "morphs" / f"{sha256(made.tobytes()).hexdigest()[:16]}.npy"
-    if not kept.is_file():
-        found = embed_images(sface(threads), made, flip=False, title="embedding morphs")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, found)
-    data.train.add(made, np.full(count, data.identities))  # of nobody; no label is used
-    names = [f"morph/{number:06d}" for number in range(count)]
-    more = replace(data, image_ids=[*data.image_ids, *names])
-    return more, torch.cat([embeddings, torch.from_numpy(np.load(kept))])
-
-
-def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:
-    """A teacher's embeddings (N, D) by image id. Raises FoundryError where one is missing."""
-    table = pq.read_table(embeddings)
-    places = {name: place for place, name in enumerate(table["image_id"].to_pylist())}
-    missing = [name for name in image_ids if name not in places]
-    if missing:
-        raise FoundryError(
-            f"{embeddings}: no embedding of {missing[0]} and {len(missing) - 1} more;"
-            " distill.teacher: sface needs curate.judge: sface"
-        )
-    rows = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
-    return torch.from_numpy(rows[[places[name] for name in image_ids]]).float()
-
-
 def distill_student(
     options: Mapping[str, Any], faces: Path, out: Path, log_metrics: LogMetrics
 ) -> dict[str, Any]:
@@ -143,14 +42,10 @@ def distill_student(
 
     Raises FoundryError for an unknown teacher, or one that breaks the policy.
     """
-    if options["teacher"] not in TEACHERS:
-        raise FoundryError(
-            f"distill.teacher: '{options['teacher']}' is not one of {', '.join(TEACHERS)}"
-        )
+    outside = taught_by("distill", options["teacher"], ("own", "sface")) == "sface"
     data = TrainingData.read(faces, options["augmentation"], options["seed"])
     model = Path(options["model"])
     trained, spec = load_model(model)
-    outside = options["teacher"] == "sface"
     chain = merged(spec.licences, [SFACE_TEACHER.of(sface_path()).entry()] if outside else [])
     enforce(options["policy"], merged(data.licences, chain))
     pl.seed_everything(options["seed"], verbose=False)
@@ -158,10 +53,7 @@ def distill_student(
     start_from(student, trained)
     teacher: Teacher = LiveTeacher(trained)
     if outside:
-        embeddings = recorded(Path(options["embeddings"]), data.image_ids)
-        if options["morphs"]:
-            data, embeddings = with_morphs(data, embeddings, options["morphs"], options["workers"])
-        teacher = RecordedTeacher(embeddings, **options["recorded"])
+        data, teacher = sface_teacher(options["sface"], data, options["workers"])
     options = dict(options) | {
         "embedding_size": spec.embedding_size,
         "model_sha256": sha256((model / WEIGHTS).read_bytes()).hexdigest(),

@@ -12,24 +12,31 @@ from torch import nn
 
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
-from facefoundry.data import Batch, TrainingData
+from facefoundry.data import NOBODY, Batch, TrainingData
 from facefoundry.errors import FoundryError
-from facefoundry.licences import enforce, merged
+from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.losses import build_head
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
+from facefoundry.teachers import Teacher, sface_teacher, taught_by
 from facefoundry.trained_model import train
 from facefoundry.training import Chain, TrainingModule
+from facefoundry.weights import sface_path
 
 
 class RecognizerModule(TrainingModule):
     """Trains `backbone` and `head` (see `losses.build_head`); the margin grows over the first
-    `margin_warmup` share of the steps, since a full margin on random weights stalls."""
+    `margin_warmup` share of the steps, since a full margin on random weights stalls.
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, **common: Any) -> None:
+    teacher: its loss is added to the head's; it also sees faces without a label.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, teacher: Teacher | None = None, **common: Any
+    ) -> None:
         sampling: str | None = getattr(head, "sampling", None)
         super().__init__(backbone, needs=sampling, **common)
-        self.head = head
+        self.head, self.teacher = head, teacher
         # two views of an image are told from those of others, whatever their identity
         self._label = "index" if sampling == "views" else "label"
         self._margin = getattr(head, "margin", None)
@@ -37,7 +44,13 @@ class RecognizerModule(TrainingModule):
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         embeddings = self.embed(images).float()
         with torch.autocast(images.device.type, enabled=False):  # a margin needs all its digits
-            return self.head(embeddings, batch[self._label])
+            loss = torch.zeros((), device=images.device)
+            if self.teacher:
+                loss = loss + self.teacher.loss(embeddings, images, batch)
+            named = batch["label"] != NOBODY
+            if named.any():
+                loss = loss + self.head(embeddings[named], batch[self._label][named])
+            return loss
 
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
         rise = self.options["margin_warmup"] * self.options["steps"]
@@ -61,10 +74,16 @@ def train_recognizer(
     if options["init_from"]:
         chain, digest = initialise(backbone, Path(options["init_from"]))
         options = options | {"init_from_sha256": digest}
+    outside = taught_by("train", options["teacher"], ("none", "sface")) == "sface"
+    chain = merged(chain, [SFACE_TEACHER.of(sface_path()).entry()] if outside else [])
     enforce(options["policy"], merged(data.licences, chain))
+    teacher: Teacher | None = None
+    if outside:
+        data, teacher = sface_teacher(options["sface"], data, options["workers"])
     module = RecognizerModule(
         backbone,
         build_head(**options["loss"], identities=data.identities, embedding_size=size),
+        teacher,
         options=options,
         data=data,
         log_metrics=log_metrics,

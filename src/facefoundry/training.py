@@ -21,7 +21,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
-from facefoundry.data import Batch, TrainingData, normalise, train_loader
+from facefoundry.data import NOBODY, Batch, TrainingData, normalise, train_loader
+from facefoundry.errors import FoundryError
 from facefoundry.journal import record
 from facefoundry.resumable import Curves, LogMetrics, ResumableModule
 from facefoundry.samplers import SAMPLERS, EpochSampler, Shares, choose_sampling
@@ -195,6 +196,11 @@ def build_sampler(
 ) -> EpochSampler:
     """The batches of an epoch, which is `validate_every` steps, or all of fewer."""
     sampling = choose_sampling(options["sampling"], needs)
+    if sampling != "uniform" and NOBODY in data.train.labels:
+        raise FoundryError(
+            f"sampling: '{sampling}' leaves out faces that are no identity's; set morphs: 0 in"
+            " conf/teacher/sface.yaml"
+        )
     every = min(options["validate_every"], options["steps"])
     return SAMPLERS[sampling](data.train.labels, options["batch_size"], every, options["seed"])
 

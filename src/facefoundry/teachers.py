@@ -1,0 +1,138 @@
+"""Teachers: who says where the embedding of a face should lie.
+
+A teacher is a network of ours that looks on, or what SFace made of each face once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+from torch.nn import functional
+
+from facefoundry.benchmarks import embed_images
+from facefoundry.data import NOBODY, Batch, TrainingData
+from facefoundry.errors import FoundryError
+from facefoundry.keeping import CACHE, atomic
+from facefoundry.losses import CosFace
+from facefoundry.morphs import morphs
+from facefoundry.references import sface
+
+
+def taught_by(stage: str, teacher: str, known: Sequence[str]) -> str:
+    """The teacher. Raises FoundryError where the stage does not know it."""
+    if teacher not in known:
+        raise FoundryError(f"{stage}.teacher: '{teacher}' is not one of {', '.join(known)}")
+    return teacher
+
+
+class Teacher(Protocol):
+    """Where the student's embeddings should lie."""
+
+    def loss(self, student: torch.Tensor, images: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """student: (B, D) embeddings of images (B, 3, 112, 112) in [-1, 1]; the batch they are of.
+        A scalar; no label is used."""
+
+
+class LiveTeacher:
+    """A frozen net that sees what the student sees, augmentation and all. Loss: 1 - cosine, mean
+    over the batch (Shi et al., "ShrinkTeaNet", 2019, angular loss)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net.eval().requires_grad_(False)
+
+    def loss(self, student: torch.Tensor, images: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            target = self.net.to(images.device)(images).float()
+        return away(student, target)
+
+
+class RecordedTeacher:
+    """Embeddings (N, D) of the faces as they are, made once: the student also learns to see
+    through the augmentation.
+
+    Regression alone teaches what all faces share first and what tells two apart last. So the
+    student must also find the image's own embedding among those of all images: cross-entropy over
+    them as fixed centres, as AdaDistill (Boutros et al., ECCV 2024) has it for identities.
+    scale, margin_cos: of the cosines in it, as in CosFace. among: so many embeddings at most, drawn
+    for each batch. regression: weight of 1 - cosine beside it.
+    """
+
+    def __init__(
+        self,
+        embeddings: torch.Tensor,
+        scale: float,
+        margin_cos: float,
+        regression: float,
+        among: int = 16384,
+    ) -> None:
+        count, size = embeddings.shape
+        share = min(1.0, among / count)
+        self.head = CosFace(count, size, scale, margin_cos, share).requires_grad_(False)
+        self.head.centres.copy_(functional.normalize(embeddings))
+        self.regression = regression
+
+    def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
+        head, own = self.head.to(student.device), batch["index"].to(student.device)
+        return head(student, own) + self.regression * away(student, head.centres[own])
+
+
+def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine of (B, D) and (B, D)."""
+    return (1 - functional.cosine_similarity(student, target)).mean()
+
+
+def sface_teacher(
+    options: Mapping[str, Any], data: TrainingData, threads: int
+) -> tuple[TrainingData, RecordedTeacher]:
+    """By the values of conf/teacher/sface.yaml; the data with the morphs that were asked for.
+
+    Raises FoundryError where curation kept no embeddings.
+    """
+    others = dict(options)
+    embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
+    count = others.pop("morphs")
+    if count:
+        data, embeddings = with_morphs(data, embeddings, count, threads)
+    return data, RecordedTeacher(embeddings, **others)
+
+
+def with_morphs(
+    data: TrainingData, embeddings: torch.Tensor, count: int, threads: int
+) -> tuple[TrainingData, torch.Tensor]:
+    """The train crops and `count` morphs of them, and SFace's embeddings (N, D) of all.
+
+    The embeddings of morphs, minutes of work, are kept for the next distillation of these faces.
+    """
+    made = morphs(data.train.crops, count, data.train.seed)
+    kept = CACHE / "morphs" / f"{sha256(made.tobytes()).hexdigest()[:16]}.npy"
+    if not kept.is_file():
+        found = embed_images(sface(threads), made, flip=False, title="embedding morphs")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
+    data.train.add(made, np.full(count, NOBODY))
+    names = [f"morph/{number:06d}" for number in range(count)]
+    more = replace(data, image_ids=[*data.image_ids, *names])
+    return more, torch.cat([embeddings, torch.from_numpy(np.load(kept))])
+
+
+def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:
+    """A teacher's embeddings (N, D) by image id. Raises FoundryError where one is missing."""
+    table = pq.read_table(embeddings)
+    places = {name: place for place, name in enumerate(table["image_id"].to_pylist())}
+    missing = [name for name in image_ids if name not in places]
+    if missing:
+        raise FoundryError(
+            f"{embeddings}: no embedding of {missing[0]} and {len(missing) - 1} more;"
+            " teacher: sface needs curate.judge: sface"
+        )
+    rows = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
+    return torch.from_numpy(rows[[places[name] for name in image_ids]]).float()
