@@ -52,7 +52,7 @@ OVERRIDES = {
         "workers=1",
     ],
     "align": ["faces=data/faces", f"images_per_shard={PER_SHARD}", "workers=1"],
-    "train": [*SHORT, *NET, "embedding_size=16"],
+    "train": [*SHORT, *NET, "embedding_size=16", "teacher=none"],
     "distill": [*SHORT, *NET, "prune.share=0.5", "prune.steps=4"],
 }
 

@@ -35,7 +35,7 @@ STAGE_OUTPUTS = {
     "report": "reports",
 }
 
-SWEEP = "python -m stages.train -m optimizer.lr=1e-3,3e-3 loss=arcface,cosface"
+SWEEP = "python -m stages.train -m optimizer.lr=1e-3,3e-3 loss=arcface,cosface teacher=none"
 EXPERIMENT = "dvc exp run -S train.lr=0.001"
 APART = "dvc exp run --temp --name apart --single-item split -S seed=5"
 COMPARISON = "facefoundry compare HEAD ."
@@ -53,6 +53,7 @@ def pipeline(tmp_path_factory) -> Path:
     replace_in(project / "conf/generator/stylegan.yaml", cut=64, fit_images=12)
     replace_in(project / "conf/split.yaml", fractions="{train: 0.6, val: 0.2, test: 0.2}")
     replace_in(project / "conf/curate.yaml", max_similarity=0.95, min_consistency=-1, min_images=2)
+    replace_in(project / "conf/teacher/sface.yaml", morphs=16)
     replace_in(project / "conf/quantize.yaml", method="minmax")
     replace_in(project / "conf/evaluate.yaml", strangers=12, robustness_pairs=40)
     for stage in ("train", "distill"):

@@ -53,7 +53,9 @@ def distill_student(
     start_from(student, trained)
     teacher: Teacher = LiveTeacher(trained)
     if outside:
-        data, teacher = sface_teacher(options["sface"], data, options["workers"])
+        data, teacher = sface_teacher(
+            options["sface"], data, spec.embedding_size, options["workers"]
+        )
     options = dict(options) | {
         "embedding_size": spec.embedding_size,
         "model_sha256": sha256((model / WEIGHTS).read_bytes()).hexdigest(),

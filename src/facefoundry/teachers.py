@@ -90,14 +90,20 @@ def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def sface_teacher(
-    options: Mapping[str, Any], data: TrainingData, threads: int
+    options: Mapping[str, Any], data: TrainingData, size: int, threads: int
 ) -> tuple[TrainingData, RecordedTeacher]:
     """By the values of conf/teacher/sface.yaml; the data with the morphs that were asked for.
 
-    Raises FoundryError where curation kept no embeddings.
+    size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's, or
+    where curation kept no embeddings.
     """
-    others = dict(options)
+    others = {key: value for key, value in options.items() if key != "labels"}
     embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
+    if embeddings.shape[1] != size:
+        raise FoundryError(
+            f"train.embedding_size: {size} cannot follow teacher: sface, which has"
+            f" {embeddings.shape[1]}; set the one or train.teacher: none"
+        )
     count = others.pop("morphs")
     if count:
         data, embeddings = with_morphs(data, embeddings, count, threads)
