@@ -18,7 +18,7 @@ from crashing import NET, SHORT, make_project
 from facefoundry.journal import VARIABLE
 
 INTERRUPTED = 130
-TRAIN = ["stages.train", *SHORT, *NET, "embedding_size=16", "steps=60"]
+TRAIN = ["stages.train", *SHORT, *NET, "embedding_size=16", "teacher=none", "steps=60"]
 SYNTHESIZE = ["stages.synthesize", "generator=import", "identities_per_shard=1", "workers=2"]
 STAND_IN = """
 import sys

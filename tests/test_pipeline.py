@@ -53,7 +53,7 @@ def pipeline(tmp_path_factory) -> Path:
     replace_in(project / "conf/generator/stylegan.yaml", cut=64, fit_images=12)
     replace_in(project / "conf/split.yaml", fractions="{train: 0.6, val: 0.2, test: 0.2}")
     replace_in(project / "conf/curate.yaml", max_similarity=0.95, min_consistency=-1, min_images=2)
-    replace_in(project / "conf/teacher/sface.yaml", morphs=16)
+    replace_in(project / "conf/sface.yaml", morphs=16)
     replace_in(project / "conf/quantize.yaml", method="minmax")
     replace_in(project / "conf/evaluate.yaml", strangers=12, robustness_pairs=40)
     for stage in ("train", "distill"):

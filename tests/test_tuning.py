@@ -23,6 +23,7 @@ from facefoundry.params import load_params
 from facefoundry.tuning import as_knobs, as_overrides, read_search, run_study, suggest, summary
 
 FIXED = ["steps=32", "validate_every=4", "batch_size=8", "embedding_size=16", "precision=32-true"]
+FIXED += ["teacher=none"]
 
 
 @pytest.fixture

@@ -102,6 +102,11 @@ class TrainingData:
     licences: list[dict[str, str]]
     manifest_sha256: str
 
+    @property
+    def images(self) -> int:
+        """How many train crops are of an identity: without those that were made for the training."""
+        return int((self.train.labels != NOBODY).sum())
+
     @classmethod
     def read(cls, faces: Path, augmentation: Mapping[str, Any], seed: int) -> TrainingData:
         crops, identities, image_ids = read_split(faces, "train")

@@ -92,7 +92,7 @@ def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def sface_teacher(
     options: Mapping[str, Any], data: TrainingData, size: int, threads: int
 ) -> tuple[TrainingData, RecordedTeacher]:
-    """By the values of conf/teacher/sface.yaml; the data with the morphs that were asked for.
+    """By the values of conf/sface.yaml; the data with the morphs that were asked for.
 
     size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's, or
     where curation kept no embeddings.
@@ -131,7 +131,11 @@ def with_morphs(
 
 
 def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:
-    """A teacher's embeddings (N, D) by image id. Raises FoundryError where one is missing."""
+    """A teacher's embeddings (N, D) by image id. Raises FoundryError where it or one is missing."""
+    if not embeddings.is_file():
+        raise FoundryError(
+            f"{embeddings} is missing: teacher: sface needs what curate leaves with judge: sface"
+        )
     table = pq.read_table(embeddings)
     places = {name: place for place, name in enumerate(table["image_id"].to_pylist())}
     missing = [name for name in image_ids if name not in places]

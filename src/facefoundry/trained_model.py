@@ -49,7 +49,8 @@ def train(
     return {
         "steps": int(curves[-1]["step"]),
         "identities": data.identities,
-        "images": len(data.train),
+        "images": data.images,
+        "morphs": len(data.train) - data.images,
         "parameters": count_parameters(module.backbone),
         "loss": curves[-1]["loss"],
         "val_eer": curves[kept_point(curves, options["patience"])]["val_eer"],
@@ -62,7 +63,8 @@ def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]
         "data": {
             "manifest_sha256": data.manifest_sha256,
             "identities": data.identities,
-            "images": len(data.train),
+            "images": data.images,
+            "morphs": len(data.train) - data.images,
         },
         "options": dict(options) | {"precision": resolve_precision(options["precision"])},
         "facefoundry": __version__,

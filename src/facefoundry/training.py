@@ -199,7 +199,7 @@ def build_sampler(
     if sampling != "uniform" and NOBODY in data.train.labels:
         raise FoundryError(
             f"sampling: '{sampling}' leaves out faces that are no identity's; set morphs: 0 in"
-            " conf/teacher/sface.yaml"
+            " conf/sface.yaml"
         )
     every = min(options["validate_every"], options["steps"])
     return SAMPLERS[sampling](data.train.labels, options["batch_size"], every, options["seed"])
