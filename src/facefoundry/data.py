@@ -104,7 +104,7 @@ class TrainingData:
 
     @property
     def images(self) -> int:
-        """How many train crops are of an identity: without those that were made for the training."""
+        """How many train crops are of an identity: without what was made for the training."""
         return int((self.train.labels != NOBODY).sum())
 
     @classmethod
