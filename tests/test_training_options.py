@@ -170,17 +170,16 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
-from facefoundry.sharded import whole_state
 from test_training_options import TWO, Killed, RecognizerModule, fit, recognizer, toy_data
 strategy, ema, cache = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
-options = {"trainer": TWO | {"strategy": strategy}, "ema": ema}
+options = {"trainer": TWO | {"strategy": strategy}, "ema": ema, "patience": None}
 if strategy == "fsdp":  # goes on after a kill
     try:
         fit(recognizer(toy_data(), module=Killed, **options), cache)
     except (KeyboardInterrupt, SystemExit):
         torch.distributed.barrier()
 module = recognizer(toy_data(), **options)
-found = {"curves": fit(module, cache), "weights": module.trained.state_dict()}
+found = {"curves": fit(module, cache), "weights": module.weights()}
 found["shares"] = {
     name: value.to_local().shape[0] / value.shape[0]
     for name, value in module.named_parameters() if hasattr(value, "to_local")
@@ -200,11 +199,11 @@ def test_two_processes_give_the_curve_and_the_weights_of_one(data, tmp_path: Pat
     path = ":".join([str(CONF.parent / "src"), str(CONF.parent / "tests")])
     run_in(CONF.parent, *command, PYTHONPATH=path)
     found = torch.load(tmp_path / "cache/done.pt")
-    alone = recognizer(data, ema=ema)
+    alone = recognizer(data, ema=ema, patience=None)
     for point, shared in zip(fit(alone, tmp_path / "alone"), found["curves"], strict=True):
         assert shared == pytest.approx(point, rel=1e-4)
     assert found["world"] == 2
-    for name, value in alone.trained.state_dict().items():
+    for name, value in alone.state_dict().items():
         assert torch.allclose(found["weights"][name], value, atol=1e-5), name
     weights = [f"backbone.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")]
     sharded = [*weights, "head.centres"] if strategy == "fsdp" else []

@@ -103,9 +103,11 @@ class TrainingData:
     manifest_sha256: str
 
     @property
-    def images(self) -> int:
-        """How many train crops are of an identity: without what was made for the training."""
-        return int((self.train.labels != NOBODY).sum())
+    def counts(self) -> dict[str, int]:
+        """Identities, train crops that are of one, and those that were made for the training."""
+        images = int((self.train.labels != NOBODY).sum())
+        made = len(self.train) - images
+        return {"identities": self.identities, "images": images, "morphs": made}
 
     @classmethod
     def read(cls, faces: Path, augmentation: Mapping[str, Any], seed: int) -> TrainingData:

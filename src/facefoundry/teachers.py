@@ -118,7 +118,7 @@ def with_morphs(
     The embeddings of morphs, minutes of work, are kept for the next distillation of these faces.
     """
     made = morphs(data.train.crops, count, data.train.seed)
-    kept = CACHE / "morphs" / f"{sha256(made.tobytes()).hexdigest()[:16]}.npy"
+    kept = CACHE / "morphs" / f"{sha256(made.data).hexdigest()[:16]}.npy"
     if not kept.is_file():
         found = embed_images(sface(threads), made, flip=False, title="embedding morphs")
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def with_morphs(
     data.train.add(made, np.full(count, NOBODY))
     names = [f"morph/{number:06d}" for number in range(count)]
     more = replace(data, image_ids=[*data.image_ids, *names])
-    return more, torch.cat([embeddings, torch.from_numpy(np.load(kept))])
+    return more, torch.cat([embeddings, torch.from_numpy(np.load(kept, allow_pickle=False))])
 
 
 def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:

@@ -48,9 +48,7 @@ def train(
     discard(cache)
     return {
         "steps": int(curves[-1]["step"]),
-        "identities": data.identities,
-        "images": data.images,
-        "morphs": len(data.train) - data.images,
+        **data.counts,
         "parameters": count_parameters(module.backbone),
         "loss": curves[-1]["loss"],
         "val_eer": curves[kept_point(curves, options["patience"])]["val_eer"],
@@ -60,12 +58,7 @@ def train(
 def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:
     """What made the weights: data by hash, and every option."""
     return {
-        "data": {
-            "manifest_sha256": data.manifest_sha256,
-            "identities": data.identities,
-            "images": data.images,
-            "morphs": len(data.train) - data.images,
-        },
+        "data": {"manifest_sha256": data.manifest_sha256, **data.counts},
         "options": dict(options) | {"precision": resolve_precision(options["precision"])},
         "facefoundry": __version__,
     }
