@@ -220,6 +220,7 @@ def test_a_recorded_teachers_loss_at_known_angles():
         scale=10.0,
         margin_cos=0.3,
         regression=4.0,
+        among=3,
     )
     student = 3.0 * torch.tensor([[0.5, 3**0.5 / 2]])
     loss = teacher.loss(student, torch.zeros(1, 3, 112, 112), {"index": torch.tensor([1])})
@@ -232,9 +233,10 @@ def test_a_recorded_teachers_loss_at_known_angles():
 def test_a_recorded_teacher_teaches(data, tmp_path: Path):
     torch.manual_seed(5)
     path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids))
+    options = {"scale": 4.0, "margin_cos": 0.1, "regression": 4.0, "among": 100}
     module = DistillerModule(
         build_backbone("small_resnet", widths=[8, 8, 8], head=16, embedding_size=16),
-        RecordedTeacher(recorded(path, data.image_ids), scale=4.0, margin_cos=0.1, regression=4.0),
+        RecordedTeacher(recorded(path, data.image_ids), **options),
         options=OPTIONS | LONGER,
         data=data,
         log_metrics=lambda metrics, step: None,

@@ -14,14 +14,19 @@ from torch import nn
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
-from facefoundry.licences import SFACE_TEACHER, enforce, merged
+from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.resumable import LogMetrics
-from facefoundry.teachers import LiveTeacher, Teacher, sface_teacher, taught_by
+from facefoundry.teachers import (
+    LiveTeacher,
+    Teacher,
+    sface_teacher,
+    taught_by,
+    teacher_licences,
+)
 from facefoundry.trained_model import train
 from facefoundry.training import TrainingModule
-from facefoundry.weights import sface_path
 
 
 class DistillerModule(TrainingModule):
@@ -46,7 +51,7 @@ def distill_student(
     data = TrainingData.read(faces, options["augmentation"], options["seed"])
     model = Path(options["model"])
     trained, spec = load_model(model)
-    chain = merged(spec.licences, [SFACE_TEACHER.of(sface_path()).entry()] if outside else [])
+    chain = merged(spec.licences, teacher_licences(options["teacher"]))
     enforce(options["policy"], merged(data.licences, chain))
     pl.seed_everything(options["seed"], verbose=False)
     student = build_backbone(**options["backbone"], embedding_size=spec.embedding_size)

@@ -34,8 +34,12 @@ def _check(key: str) -> None:
     file, _, name = key.rpartition(":")
     if not file:
         knob(key)
-    elif not Path(file).is_file() or name not in yaml.safe_load(Path(file).read_text()):
-        raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
+        return
+    node = yaml.safe_load(Path(file).read_text()) if Path(file).is_file() else {}
+    for part in name.split("."):
+        if not isinstance(node, dict) or part not in node:
+            raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
+        node = node[part]
 
 
 def as_arguments(profile: dict[str, Any]) -> str:

@@ -14,15 +14,14 @@ from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import NOBODY, Batch, TrainingData
 from facefoundry.errors import FoundryError
-from facefoundry.licences import SFACE_TEACHER, enforce, merged
+from facefoundry.licences import enforce, merged
 from facefoundry.losses import build_head
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
 from facefoundry.samplers import choose_sampling
-from facefoundry.teachers import Teacher, sface_teacher, taught_by
+from facefoundry.teachers import Teacher, sface_teacher, taught_by, teacher_licences
 from facefoundry.trained_model import train
 from facefoundry.training import Chain, TrainingModule
-from facefoundry.weights import sface_path
 
 
 class RecognizerModule(TrainingModule):
@@ -82,7 +81,7 @@ def train_recognizer(
         chain, digest = initialise(backbone, Path(options["init_from"]))
         options = options | {"init_from_sha256": digest}
     outside = taught_by("train", options["teacher"], ("none", "sface")) == "sface"
-    chain = merged(chain, [SFACE_TEACHER.of(sface_path()).entry()] if outside else [])
+    chain = merged(chain, teacher_licences(options["teacher"]))
     enforce(options["policy"], merged(data.licences, chain))
     teacher: Teacher | None = None
     head = build_head(**options["loss"], identities=data.identities, embedding_size=size)

@@ -21,9 +21,11 @@ from facefoundry.benchmarks import embed_images
 from facefoundry.data import NOBODY, Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.keeping import CACHE, atomic
+from facefoundry.licences import SFACE_TEACHER
 from facefoundry.losses import CosFace
 from facefoundry.morphs import morphs
 from facefoundry.references import sface
+from facefoundry.weights import sface_path
 
 
 def taught_by(stage: str, teacher: str, known: Sequence[str]) -> str:
@@ -31,6 +33,11 @@ def taught_by(stage: str, teacher: str, known: Sequence[str]) -> str:
     if teacher not in known:
         raise FoundryError(f"{stage}.teacher: '{teacher}' is not one of {', '.join(known)}")
     return teacher
+
+
+def teacher_licences(teacher: str) -> list[dict[str, str]]:
+    """What a teacher adds to the licence chain: our own stands there already."""
+    return [SFACE_TEACHER.of(sface_path()).entry()] if teacher == "sface" else []
 
 
 class Teacher(Protocol):
@@ -71,7 +78,7 @@ class RecordedTeacher:
         scale: float,
         margin_cos: float,
         regression: float,
-        among: int = 16384,
+        among: int,
     ) -> None:
         count, size = embeddings.shape
         share = min(1.0, among / count)
