@@ -172,7 +172,7 @@ def test_a_profile_that_is_not_there_or_misspells_a_knob_is_refused(project):
     Path("conf/profile/clean.yaml").write_text("train.stepz: 1\n")
     with pytest.raises(FoundryError, match=r"'train\.stepz'; did you mean 'train\.steps'"):
         read_profile("clean")
-    for knob in ("conf/curate.yaml:min_image", "conf/generator/mix.yaml:weights.renders"):
-        Path("conf/profile/clean.yaml").write_text(f"{knob}: 1\n")
-        with pytest.raises(FoundryError, match=rf"'{re.escape(knob)}': no such knob"):
+    for name in ("conf/curate.yaml:min_image", "conf/generator/mix.yaml:weights.renders"):
+        Path("conf/profile/clean.yaml").write_text(f"{name}: 1\n")
+        with pytest.raises(FoundryError, match=rf"'{re.escape(name)}': no such name"):
             read_profile("clean")

@@ -250,16 +250,17 @@ def test_labels_and_a_recorded_teacher_train_together_with_morphs(
 ):
     monkeypatch.chdir(tmp_path)  # the morphs' embeddings are kept in the project
     path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids), size=128)
-    options = {"embeddings": str(path), "scale": 4.0, "margin_cos": 0.1, "regression": 1.0}
+    options = {"scale": 4.0, "margin_cos": 0.1, "regression": 1.0, "among": 16, "morphs": 10}
+    options["embeddings"] = str(path)
     fresh = toy_data()
-    more, teacher = sface_teacher(options | {"among": 16, "morphs": 10}, fresh, 128, threads=1)
+    more, teacher = sface_teacher(options, fresh, 128, threads=1)
     named = len(more.train) - 10
     assert more.image_ids[named] == "morph/000000"
     assert list(more.train.labels[named:]) == [-1] * 10
     assert teacher.head.sample_rate == pytest.approx(16 / len(more.train))
     with pytest.raises(FoundryError, match="embedding_size: 64 cannot follow teacher: sface"):
         sface_teacher(options | {"morphs": 0}, toy_data(), 64, threads=1)
-    again, same = sface_teacher(options | {"morphs": 10}, toy_data(), 128, threads=1)
+    again, same = sface_teacher(options, toy_data(), 128, threads=1)
     assert torch.equal(same.head.centres, teacher.head.centres)
     assert np.array_equal(again.train.crops, more.train.crops)
     torch.manual_seed(5)
