@@ -33,7 +33,8 @@ hosts: $(STAMP)  ## add LiteRT and InsightFace: `export --format litert`, and te
 # GENERATOR=render chooses the faces, PROFILE=clean a set of knobs of conf/profile
 repro: $(STAMP)  ## run what has changed of the pipeline, and print what it reached
 ifdef PROFILE
-	settings=$$(python -m facefoundry.profile $(PROFILE)) && dvc exp run $$settings
+	python -m facefoundry.profile $(PROFILE)
+	dvc repro
 else ifdef GENERATOR
 	dvc exp run --set-param synthesize.generator=$(GENERATOR)
 else

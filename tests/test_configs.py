@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, replace_in, run_in
+from conftest import ROOT, copy_project, replace_in, run_in
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -13,8 +13,8 @@ from facefoundry.backbones import build_backbone
 from facefoundry.devices import device_spec
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
-from facefoundry.params import check_choices, check_params, knob, known_knobs, load_params
-from facefoundry.profile import as_arguments, read_profile
+from facefoundry.params import PARAMS, check_choices, check_params, knob, known_knobs, load_params
+from facefoundry.profile import read_profile
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 PROFILES = sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml"))
@@ -150,20 +150,30 @@ def test_help_lists_the_config(project):
     assert "loss: adaface, arcface" in done.stdout
 
 
+def leaves(node: dict, prefix: str = "") -> dict:
+    """Dotted keys and their values: a list is a value."""
+    found = {}
+    for key, value in node.items():
+        nested = isinstance(value, dict)
+        found |= leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
+
+
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_sets_knobs_that_the_stages_take(project, name):
+def test_a_profile_changes_its_knobs_and_nothing_else(tmp_path: Path, monkeypatch, name: str):
+    project = copy_project(tmp_path)
+    monkeypatch.chdir(project)
     profile = read_profile(name)
-    for key, value in profile.items():
-        file, _, name = key.rpartition(":")
-        path = Path(file or "params.yaml")
-        values = yaml.safe_load(path.read_text())
-        section, _, leaf = name.rpartition(".")
-        (values[section] if section else values)[leaf] = value
-        path.write_text(yaml.safe_dump(values))
+    before = {path: path.read_text() for path in [PARAMS, *Path("conf").rglob("*.yaml")]}
+    run_in(project, "python", "-m", "facefoundry.profile", name)
+    for path, text in before.items():
+        old, new = (leaves(yaml.safe_load(found)) for found in (text, path.read_text()))
+        assert new == old | profile.get(path, {})
+        assert re.findall("#.*", path.read_text()) == re.findall("#.*", text)
     for stage in ("synthesize", "curate", "train", "distill"):
         check_params(stage)
         composed(stage)
-    assert as_arguments(profile).count("--set-param ") == len(profile)
+    run_in(project, "dvc", "repro", "--dry", "--single-item", "synthesize")
 
 
 def test_a_profile_that_is_not_there_or_misspells_a_knob_is_refused(project):
@@ -174,5 +184,5 @@ def test_a_profile_that_is_not_there_or_misspells_a_knob_is_refused(project):
         read_profile("clean")
     for name in ("conf/curate.yaml:min_image", "conf/generator/mix.yaml:weights.renders"):
         Path("conf/profile/clean.yaml").write_text(f"{name}: 1\n")
-        with pytest.raises(FoundryError, match=rf"'{re.escape(name)}': no such name"):
+        with pytest.raises(FoundryError, match=rf"'{re.escape(name)}': no such knob"):
             read_profile("clean")

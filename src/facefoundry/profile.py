@@ -1,55 +1,77 @@
 """Named sets of knobs, `conf/profile/<name>.yaml`: dotted keys of params.yaml with their values,
 and `conf/curate.yaml:min_images` for one that is not a headline.
 
-`make repro PROFILE=clean` runs the pipeline with one; `python -m facefoundry.profile clean` prints
-it as the arguments that `dvc exp run` takes.
+`python -m facefoundry.profile clean` writes them into the files they are of, where `git diff` shows
+them and `git checkout params.yaml conf` takes them back; `make repro PROFILE=clean` then runs the
+pipeline.
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
 
 from facefoundry.errors import FoundryError
-from facefoundry.params import CONF, knob
+from facefoundry.params import CONF, PARAMS, knob
+
+Knobs = dict[str, Any]
 
 
-def read_profile(name: str, conf: Path = CONF) -> dict[str, Any]:
-    """The profile's knobs. Raises FoundryError for an unknown profile, or a knob that its file does
-    not have."""
+def read_profile(name: str, conf: Path = CONF) -> dict[Path, Knobs]:
+    """The profile's knobs by dotted key, for each file. Raises FoundryError for an unknown profile,
+    or a knob that its file does not have."""
     names = sorted(path.stem for path in (conf / "profile").glob("*.yaml"))
     if name not in names:
         raise FoundryError(f"profile '{name}' is not one of {', '.join(names)}")
-    profile: dict[str, Any] = yaml.safe_load((conf / "profile" / f"{name}.yaml").read_text())
-    for key in profile:
-        _check(key)
+    profile: dict[Path, Knobs] = defaultdict(dict)
+    for key, value in yaml.safe_load((conf / "profile" / f"{name}.yaml").read_text()).items():
+        file, _, name = key.rpartition(":")
+        path = Path(file) if file else PARAMS
+        if not file:
+            knob(name)
+        elif not path.is_file() or not _has(yaml.safe_load(path.read_text()), name):
+            raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
+        profile[path][name] = value
     return profile
 
 
-def _check(key: str) -> None:
-    file, _, name = key.rpartition(":")
-    if not file:
-        knob(key)
-        return
-    node = yaml.safe_load(Path(file).read_text()) if Path(file).is_file() else {}
+def write_profile(profile: dict[Path, Knobs]) -> None:
+    """Set the knobs in their files; comments stay where they are."""
+    # DVC's --set-param cannot: it resolves ${params:...}, which is for the stages to resolve
+    editor = YAML()
+    editor.width = 1000
+    editor.indent(sequence=4, offset=2)
+    editor.representer.add_representer(type(None), _null)
+    for path, knobs in profile.items():
+        content = editor.load(path)
+        for name, value in knobs.items():
+            *sections, leaf = name.split(".")
+            node = content
+            for section in sections:
+                node = node[section]
+            node[leaf] = value
+        editor.dump(content, path)
+
+
+def _null(representer: Any, _none: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _has(node: Any, name: str) -> bool:
     for part in name.split("."):
         if not isinstance(node, dict) or part not in node:
-            raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
+            return False
         node = node[part]
-
-
-def as_arguments(profile: dict[str, Any]) -> str:
-    """`--set-param key=value` for each knob, quoted for a shell."""
-    settings = (shlex.quote(f"{key}={value}") for key, value in profile.items())
-    return " ".join(f"--set-param {setting}" for setting in settings)
+    return True
 
 
 if __name__ == "__main__":
     try:
-        print(as_arguments(read_profile(sys.argv[1])))
+        write_profile(read_profile(sys.argv[1]))
     except FoundryError as error:
         sys.exit(str(error))
