@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from probe import scores, trained
 
 from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
+from facefoundry.data import Crops
 from facefoundry.generator_quality import aligned, quality, sample_generator
 from facefoundry.references import reference_embeddings, sface
 from facefoundry.synthesis import build_generator
@@ -56,19 +57,10 @@ def lfw_threshold(folder: Path) -> float | None:
     return threshold_at(similarity, benchmark.pairs.same, FMR)
 
 
-def own_threshold(sampled: Any) -> float:
-    crops, found = aligned(sampled.faces)
+def own_threshold(crops: Crops, labels: list[int]) -> float:
     embeddings = embed_images(sface(), crops, flip=False)
-    pairs = held_out_pairs(sampled.labels[found].tolist(), seed=0)
+    pairs = held_out_pairs(labels, seed=0)
     return threshold_at(pair_similarity(embeddings, pairs.index), pairs.same, FMR)
-
-
-def probed(sampled: Any, arguments: argparse.Namespace) -> tuple[int, float, dict[str, Any]]:
-    """How many faces were found, the probe's last loss on them, and its scores."""
-    crops, found = aligned(sampled.faces)
-    names = [str(label) for label in sampled.labels[found]]
-    net, loss = trained(crops, names, arguments.probe, arguments.seed)
-    return len(crops), loss, scores(net, arguments.lfw.parent)
 
 
 def main() -> None:
@@ -88,12 +80,15 @@ def main() -> None:
         generator = build_generator(**options_of(name, arguments.changes))
         count = (arguments.identities, arguments.images)
         sampled = sample_generator(generator, *count, arguments.seed)
-        threshold = own_threshold(sampled) if threshold is None else threshold
-        row = quality(sampled, sface(), threshold)
+        crops, found = aligned(sampled.faces)
+        labels = sampled.labels[found].tolist()
+        threshold = own_threshold(crops, labels) if threshold is None else threshold
+        row = quality(sampled, crops, found, sface(), threshold)
         cells = [form.format(row[key]) for key, form in COLUMNS.items()]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
         if arguments.probe:
-            taught.append((name, *probed(sampled, arguments)))
+            net, loss = trained(crops, list(map(str, labels)), arguments.probe, arguments.seed)
+            taught.append((name, len(crops), loss, scores(net, arguments.lfw.parent)))
     for name, images, loss, row in taught:
         print(f"\nThe probe on {images} images of {name}: last loss {loss:.2f};", end=" ")
         print("; ".join(f"{k} {v['accuracy']:.2f} %, TAR {v['tar']:.2f} %" for k, v in row.items()))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import Embed, embed_images, held_out_pairs
 from facefoundry.curation.rules import identity_centres, similar_identities, similarity_summary
+from facefoundry.data import Crops
 from facefoundry.identification import search
 from facefoundry.progress import track
 from facefoundry.synthesis import Face, Generator
@@ -43,13 +44,15 @@ def sample_generator(generator: Generator, identities: int, images: int, seed: i
     return Sampled([face for faces in made for face in faces], labels, seconds)
 
 
-def quality(sampled: Sampled, embed: Embed, threshold: float) -> dict[str, Any]:
+def quality(
+    sampled: Sampled, crops: Crops, found: NDArray[np.bool_], embed: Embed, threshold: float
+) -> dict[str, Any]:
     """Rate, detection and identity measures, by an embedder that the generator does not know.
 
-    threshold: cosine from which two mean embeddings count as one identity. Faces are aligned by
-    YuNet's landmarks; one that it misses counts against `detected` and takes no further part.
+    crops, found: what `aligned` makes of the faces; one that is not found counts against
+    `detected` and takes no further part. threshold: cosine from which two mean embeddings count as
+    one identity.
     """
-    crops, found = aligned(sampled.faces)
     embeddings = embed_images(embed, crops, flip=False, title="generator")
     return {
         "images": len(sampled.faces),
@@ -59,7 +62,7 @@ def quality(sampled: Sampled, embed: Embed, threshold: float) -> dict[str, Any]:
     }
 
 
-def aligned(faces: Sequence[Face]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def aligned(faces: Sequence[Face]) -> tuple[Crops, NDArray[np.bool_]]:
     """Crops (M, 112, 112, 3) of the faces that YuNet finds, and which they are, (N,) bool."""
     detector = Detector()
     best = [detector.detect(face.image)[:1] for face in track(faces, "detection")]
