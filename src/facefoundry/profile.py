@@ -8,6 +8,7 @@ pipeline.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -71,7 +72,11 @@ def _has(node: Any, name: str) -> bool:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="a file of conf/profile, without .yaml")
     try:
-        write_profile(read_profile(sys.argv[1]))
+        write_profile(read_profile(parser.parse_args().name))
     except FoundryError as error:
         sys.exit(str(error))
