@@ -303,7 +303,7 @@ def test_the_shipped_generator_is_small_and_rests_on_no_real_face():
     enforce("commercial", generator.licences)
     names = generator.identities(30, 0)  # one face each: those of one identity fail together
     _, found = aligned([generator.faces(name, 1, 0)[0] for name in names])
-    assert found.mean() >= 0.9
+    assert found.mean() >= 0.95
 
 
 def write_renders(project: Path) -> None:

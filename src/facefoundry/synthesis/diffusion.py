@@ -36,7 +36,7 @@ class Diffusion:
         self,
         model: str = "pretrained/generator-clean",
         steps: int = 8,
-        guidance: float = 3.5,
+        guidance: float = 5.0,
         spread: float = 1.0,
         max_similarity: float = 0.6,
         batch: int = 16,
