@@ -1,6 +1,7 @@
 """What is shipped: the student's files, what they reached, and what makes them again."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from facefoundry.errors import FoundryError
 from facefoundry.release import release
 
+AS_SOMEBODY = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
 LFW = {"accuracy": 0.8, "accuracy_std": 0.01, "tar_at_fmr_1e-3": 0.25}
 METRICS = {
     "fp32": {"bytes": 4, "latency_ms_p50": 1.0, "lfw": LFW},
@@ -39,6 +41,23 @@ def test_a_release_has_both_files_the_figures_and_the_params(run: Path):
     card = (found / "MODEL_CARD.md").read_text()
     assert card.startswith("# A card")
     assert "| model.int8.onnx | lfw | 79.00 ± 1.00 % | 25.00 % |" in card
+
+
+def test_a_changed_conf_goes_with_the_model(run: Path):
+    (run / "conf").mkdir()
+    (run / "conf/curate.yaml").write_text("min_images: 4\n")
+    for command in (["init", "-q"], ["add", "-A"], [*AS_SOMEBODY, "commit", "-qm", "start"]):
+        subprocess.run(["git", *command], cwd=run, check=True)
+    (run / "conf/curate.yaml").write_text("min_images: 12\n")
+    found = release("small", run, run / "pretrained")
+    assert "`git apply conf.diff`" in (found / "MODEL_CARD.md").read_text()
+    subprocess.run(["git", "checkout", "-q", "conf"], cwd=run, check=True)
+    subprocess.run(["git", "apply", str(found / "conf.diff")], cwd=run, check=True)
+    assert (run / "conf/curate.yaml").read_text() == "min_images: 12\n"
+    subprocess.run(["git", "checkout", "-q", "conf"], cwd=run, check=True)
+    found = release("small", run, run / "pretrained")
+    assert not (found / "conf.diff").exists()
+    assert "git apply" not in (found / "MODEL_CARD.md").read_text()
 
 
 def test_a_file_that_is_too_large_is_not_shipped(run: Path):

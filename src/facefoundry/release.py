@@ -15,12 +15,14 @@ from facefoundry.model_dir import CARD, SPEC
 from facefoundry.results import STAGES, percent, percent_with_deviation, pick, read_json, size
 
 PRETRAINED = Path("pretrained")
+CHANGES = "conf.diff"
 FILES = {FP32: "model.onnx", INT8: "model.int8.onnx"}
 LIMITS = {FP32: 4_500_000, INT8: 1_000_000}  # bytes
 
 
 def release(name: str, root: Path = Path(), out: Path = PRETRAINED) -> Path:
-    """Write `out/<name>` from the finished pipeline under `root`; return the directory.
+    """Write `out/<name>` from the finished pipeline under `root`; return the directory. Changes of
+    conf/ since the commit, as a profile makes them, go with it.
 
     Raises FoundryError where a stage has not run, or a file is larger than a model to ship may be.
     """
@@ -39,19 +41,25 @@ def release(name: str, root: Path = Path(), out: Path = PRETRAINED) -> Path:
         shutil.copy(quantized / source, target / copy)
     shutil.copy(distilled / SPEC, target / SPEC)
     shutil.copy(root / "params.yaml", target / "params.yaml")
+    changes = git(root, "diff", "HEAD", "--", "conf")  # those of a profile, say
+    (target / CHANGES).unlink(missing_ok=True)
+    if changes:
+        (target / CHANGES).write_text(changes, "utf-8")
     card = (distilled / CARD).read_text("utf-8")
-    (target / CARD).write_text(f"{card}\n{figures(metrics, commit(root))}", "utf-8")
+    (target / CARD).write_text(f"{card}\n{figures(metrics, commit(root), bool(changes))}", "utf-8")
     return target
 
 
-def figures(metrics: Mapping[str, Any], revision: str) -> str:
-    """The part of the card that says what was measured, and what makes the model again."""
+def figures(metrics: Mapping[str, Any], revision: str, changed: bool) -> str:
+    """The part of the card that says what was measured, and what makes the model again; changed:
+    conf/ was another than the revision's."""
+    made = "the `params.yaml` beside this card" + (f" and `git apply {CHANGES}`" if changed else "")
     return f"""## Figures
 
 {table(("file", "benchmark", "accuracy", "TAR@FMR 1e-3", "bytes", "p50"), list(_rows(metrics)))}
 
-Measured by the run that made these files, from commit {revision} with the `params.yaml` beside this
-card: `dvc repro`, then `facefoundry release`. Latency is of one face on the machine of that run.
+Measured by the run that made these files, from commit {revision} with {made}:
+`dvc repro`, then `facefoundry release`. Latency is of one face on the machine of that run.
 """
 
 
@@ -71,11 +79,10 @@ def _rows(metrics: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def commit(root: Path) -> str:
     """The revision of the sources, with `+` where they were changed since."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+    return git(root, "describe", "--always", "--dirty=+").strip() or "unknown"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git says; nothing where there is no repository."""
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
