@@ -31,13 +31,13 @@ def read_profile(name: str, conf: Path = CONF) -> dict[Path, Knobs]:
         raise FoundryError(f"profile '{name}' is not one of {', '.join(names)}")
     profile: dict[Path, Knobs] = defaultdict(dict)
     for key, value in yaml.safe_load((conf / "profile" / f"{name}.yaml").read_text()).items():
-        file, _, name = key.rpartition(":")
+        file, _, dotted = key.rpartition(":")
         path = Path(file) if file else PARAMS
         if not file:
-            knob(name)
-        elif not path.is_file() or not _has(yaml.safe_load(path.read_text()), name):
+            knob(dotted)
+        elif not path.is_file() or not _has(yaml.safe_load(path.read_text()), dotted):
             raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
-        profile[path][name] = value
+        profile[path][dotted] = value
     return profile
 
 
@@ -50,8 +50,8 @@ def write_profile(profile: dict[Path, Knobs]) -> None:
     editor.representer.add_representer(type(None), _null)
     for path, knobs in profile.items():
         content = editor.load(path)
-        for name, value in knobs.items():
-            *sections, leaf = name.split(".")
+        for dotted, value in knobs.items():
+            *sections, leaf = dotted.split(".")
             node = content
             for section in sections:
                 node = node[section]
@@ -63,8 +63,8 @@ def _null(representer: Any, _none: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
-def _has(node: Any, name: str) -> bool:
-    for part in name.split("."):
+def _has(node: Any, dotted: str) -> bool:
+    for part in dotted.split("."):
         if not isinstance(node, dict) or part not in node:
             return False
         node = node[part]
