@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+AS_SOMEBODY = ("-c", "user.name=t", "-c", "user.email=t@example.org")  # who commits
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each of pytest's workers: more would wait
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -57,7 +58,7 @@ def copy_project(target: Path) -> Path:
     for command in (
         ["init", "-q"],
         ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"],
+        [*AS_SOMEBODY, "commit", "-qm", "start"],
     ):
         subprocess.run(["git", *command], cwd=target, check=True)
     return target

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from conftest import ROOT, run_in
+from conftest import AS_SOMEBODY, ROOT, run_in
 from typer.testing import CliRunner
 
 from facefoundry.cli import build_app
@@ -117,7 +117,7 @@ def test_a_revision_is_compared_with_the_folder(tmp_path: Path, monkeypatch) -> 
     """DVC gives back the scores of an earlier commit from its cache."""
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path, 0.25, 1)
-    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+    git = ("git", *AS_SOMEBODY)
     for command in (
         (*git, "init", "-q"),
         ("dvc", "init", "-q"),

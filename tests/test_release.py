@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import AS_SOMEBODY
 
 from facefoundry.errors import FoundryError
 from facefoundry.release import release
 
-AS_SOMEBODY = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
 LFW = {"accuracy": 0.8, "accuracy_std": 0.01, "tar_at_fmr_1e-3": 0.25}
 METRICS = {
     "fp32": {"bytes": 4, "latency_ms_p50": 1.0, "lfw": LFW},

@@ -24,11 +24,18 @@ REFERENCE = re.compile(r"\$\{params:([\w.]+)\}")
 
 def knob(key: str) -> Any:
     """The value at the dotted `key` of params.yaml: what `${params:key}` in conf/ becomes."""
-    node: Any = load_params()
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            raise FoundryError(_missing(key))
-        node = node[part]
+    try:
+        return at(load_params(), key.split("."))
+    except KeyError:
+        raise FoundryError(_missing(key)) from None
+
+
+def at(node: Any, keys: Sequence[str]) -> Any:
+    """node[key][key]... Raises KeyError where one is missing."""
+    for key in keys:
+        if not isinstance(node, Mapping):
+            raise KeyError(key)
+        node = node[key]
     return node
 
 

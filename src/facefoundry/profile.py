@@ -18,7 +18,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from facefoundry.errors import FoundryError
-from facefoundry.params import CONF, PARAMS, knob
+from facefoundry.params import CONF, PARAMS, at, knob
 
 Knobs = dict[str, Any]
 
@@ -35,8 +35,8 @@ def read_profile(name: str, conf: Path = CONF) -> dict[Path, Knobs]:
         path = Path(file) if file else PARAMS
         if not file:
             knob(dotted)
-        elif not path.is_file() or not _has(yaml.safe_load(path.read_text()), dotted):
-            raise FoundryError(f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/")
+        else:
+            _check(key, path, dotted)
         profile[path][dotted] = value
     return profile
 
@@ -52,10 +52,7 @@ def write_profile(profile: dict[Path, Knobs]) -> None:
         content = editor.load(path)
         for dotted, value in knobs.items():
             *sections, leaf = dotted.split(".")
-            node = content
-            for section in sections:
-                node = node[section]
-            node[leaf] = value
+            at(content, sections)[leaf] = value
         editor.dump(content, path)
 
 
@@ -63,12 +60,12 @@ def _null(representer: Any, _none: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
-def _has(node: Any, dotted: str) -> bool:
-    for part in dotted.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return True
+def _check(key: str, path: Path, dotted: str) -> None:
+    try:
+        at(yaml.safe_load(path.read_text()) if path.is_file() else {}, dotted.split("."))
+    except KeyError:
+        message = f"'{key}': no such knob; give FILE:KEY of a file under {CONF}/"
+        raise FoundryError(message) from None
 
 
 if __name__ == "__main__":

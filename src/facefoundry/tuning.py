@@ -28,6 +28,7 @@ from facefoundry.errors import DivergedError, FoundryError
 from facefoundry.keeping import CACHE
 from facefoundry.params import CONF, REFERENCE, chosen_groups, load_params
 from facefoundry.recognizer import train_recognizer
+from facefoundry.results import pick
 from facefoundry.stage import log_metrics, plain, run_trial
 
 SPACE = CONF / "tune.yaml"
@@ -180,13 +181,10 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
 def as_knobs(values: Values) -> tuple[dict[str, Any], Values]:
     """(What params.yaml has a knob for, as it is nested there; the rest, to be set in conf/)."""
     groups = dict(chosen_groups("train"))
-    config = OmegaConf.load(CONF / "train.yaml")
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"), resolve=False)
     knobs, rest = OmegaConf.create(), Values()
     for key, value in values.items():
-        raw = OmegaConf.to_container(config, resolve=False)
-        for part in key.split("."):
-            raw = raw.get(part) if isinstance(raw, dict) else None
-        asked = REFERENCE.fullmatch(str(raw))
+        asked = REFERENCE.fullmatch(str(pick(config, *key.split("."))))
         knob = groups.get(key) or (asked and asked.group(1))
         if knob:
             OmegaConf.update(knobs, knob, value)
