@@ -268,11 +268,12 @@ def test_weights_that_are_no_number_are_not_written(tmp_path: Path):
 
 
 def test_the_generator_keeps_the_protocol(model: Path):
-    generator = build_generator("diffusion", model=str(model), steps=2, max_similarity=0.9)
+    options = {"model": str(model), "steps": 2, "candidates": 1}
+    generator = build_generator("diffusion", max_similarity=0.9, **options)
     names = generator.identities(3, seed=0)
     assert len(set(names)) == 3
     faces = generator.faces(names[1], 3, seed=0)
-    again = build_generator("diffusion", model=str(model), steps=2).faces(names[1], 3, seed=0)
+    again = build_generator("diffusion", **options).faces(names[1], 3, seed=0)
     assert [face.image.shape for face in faces] == [(FULL_SIDE, FULL_SIDE, 3)] * 3
     for face, other in zip(faces, again, strict=True):
         assert np.array_equal(face.image, other.image)
@@ -281,6 +282,27 @@ def test_the_generator_keeps_the_protocol(model: Path):
     other = generator.faces(names[1], 1, seed=1)[0]
     assert not np.array_equal(other.image, faces[0].image)
     assert generator.licences == json.loads((model / "generator.json").read_text())["licences"]
+
+
+def test_of_several_draws_the_one_nearest_to_its_identity_is_kept(model: Path):
+    generator = build_generator("diffusion", model=str(model), max_similarity=0.9, candidates=3)
+    name = generator.identities(1, seed=0)[0]
+    who = generator._embedding(name, 0)
+    seen: list[np.ndarray] = []
+
+    def embed(crops: np.ndarray) -> np.ndarray:
+        """Nearer to the identity, the darker the crop."""
+        seen.append(crops)
+        return -crops.mean(axis=(1, 2, 3))[:, None] * who
+
+    generator.embed = embed
+    faces = generator.faces(name, 6, seed=0)
+    assert [len(crops) for crops in seen] == [15, 3], "16 at a time, three for each image"
+    drawn = np.concatenate(seen).reshape(6, 3, 112, 112, 3)
+    darkest = drawn.mean(axis=(2, 3, 4)).argmin(axis=1)
+    assert len(set(darkest.tolist())) > 1, "always the same place: the case shows nothing"
+    for face, draws, place in zip(faces, drawn, darkest, strict=True):
+        assert np.array_equal(cut_margin(face.image[None])[0], draws[place])
 
 
 def test_identities_are_kept_apart(model: Path):

@@ -79,6 +79,28 @@ def test_a_few_copies_among_many_inventions_are_found_and_shown():
     assert sorted(closest(found, 6)) == [(n, n) for n in range(6)]
 
 
+def test_where_strangers_come_as_near_by_chance_only_more_than_that_are_copies():
+    """Fifty faces of one family: the next of kin is as near as another photograph."""
+
+    def photographed(members: np.ndarray, seed: int) -> np.ndarray:
+        return unit(np.concatenate([members, members]) + 0.5 * directions(100, seed))
+
+    family, another = (unit(directions(1, 0) + 0.5 * directions(50, seed)) for seed in (1, 2))
+    photographs = photographed(family, 3)
+    impostors = [(a, b) for a in range(50) for b in range(a + 1, 50)]
+    pairs = pairs_of([(n, n + 50) for n in range(50)], impostors)
+    limits = {"ratio": 50.0, "near_copies": 0.3}
+
+    def passed(samples: np.ndarray, labelled: bool) -> bool:
+        metrics, _ = audit(samples, photographs, pairs, 0.05, limits, labelled=labelled)
+        assert metrics["strangers_near"] > 0.3, "the case shows nothing"
+        return metrics["passed"]
+
+    assert not passed(photographed(another, 4), labelled=False)
+    assert passed(photographed(another, 4), labelled=True)
+    assert not passed(photographed(family, 5), labelled=True)
+
+
 def test_a_generator_that_makes_a_few_people_again_and_again_fails():
     photographs, pairs = people(10)
     samples = unit(photographs[np.arange(200) % 10] + 1.5 * directions(200, 2))

@@ -137,8 +137,9 @@ def toy_judgement(row: dict) -> dict:
 def toy_leak() -> dict:
     nearest = {"p50": 0.31, "p99": 0.4, "p100": 0.52}
     row = {"samples": 400, "references": 7701, "threshold": 0.3, "strangers_alike": 0.01}
-    row |= {"samples_alike": 0.012, "ratio": 1.2, "near_copies": 0.0, "passed": True}
-    return row | {"samples_nearest": nearest, "strangers_nearest": nearest | {"p100": 0.61}}
+    row |= {"samples_alike": 0.012, "ratio": 1.2, "near_copies": 0.0, "strangers_near": 0.0}
+    row |= {"samples_nearest": nearest, "strangers_nearest": nearest | {"p100": 0.61}}
+    return row | {"passed": True}
 
 
 def toy_model() -> dict:

@@ -48,6 +48,7 @@ def memory_metrics(
         held_out_pairs(names, seed),
         options["fmr"],
         options,
+        labelled=True,
     )
     pairs = closest(found, 10)
     rows = [[crops[i] for i, _ in pairs], [seen[i] for _, i in pairs]]

@@ -226,6 +226,7 @@ def _leak(sources: Sources, name: str, row: Metrics) -> list[str]:
         ("strangers alike", percent(row["strangers_alike"])),
         ("samples alike", f"{percent(row['samples_alike'])} ({row['ratio']:.2f} times)"),
         ("near copies", f"{percent(row['near_copies'])} of {row['samples']:,} samples"),
+        ("strangers as near", f"{percent(row['strangers_near'])} of the photographs"),
         ("nearest, median and highest", "{p50:.3f}, {p100:.3f}".format(**row["samples_nearest"])),
         ("of real strangers", "{p50:.3f}, {p100:.3f}".format(**row["strangers_nearest"])),
         ("passed", "yes" if row["passed"] else "no"),
