@@ -24,7 +24,7 @@ from facefoundry.data import (
 from facefoundry.distiller import DistillerModule
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
-from facefoundry.optim import build_optimizer, build_schedule
+from facefoundry.optim import build_optimizer, build_schedule, orthogonal
 from facefoundry.recognizer import RecognizerModule
 from facefoundry.resumable import LAST
 from facefoundry.samplers import EpochSampler
@@ -116,8 +116,45 @@ def test_biases_and_norms_are_not_decayed():
     decayed, free = build_optimizer([module], OPTIONS["optimizer"]).param_groups
     assert [p.ndim for p in decayed["params"]] == [4]
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
-    with pytest.raises(FoundryError, match="not one of adamw, sgd"):
+    with pytest.raises(FoundryError, match="not one of adamw, muon, sgd"):
         build_optimizer([module], OPTIONS["optimizer"] | {"name": "adam"})
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12), (16, 16)])
+def test_orthogonal_keeps_the_directions_and_evens_their_strengths(shape: tuple[int, int]):
+    rng = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    strengths = np.geomspace(1, 0.05, min(shape))
+    matrix = torch.tensor(left * strengths @ right, dtype=torch.float32)
+    found = left.T @ orthogonal(matrix).numpy() @ right.T
+    assert 0.6 < np.diag(found).min() < np.diag(found).max() < 1.25
+    assert found - np.diag(np.diag(found)) == pytest.approx(0, abs=1e-5)
+
+
+def test_muon_turns_inner_weights_and_leaves_the_others_to_adamw():
+    """The first step of either: AdamW's is lr in each entry, by the sign of the gradient."""
+    torch.manual_seed(0)
+    options = {"name": "muon", "lr": 0.01, "weight_decay": 0.0}
+    module = torch.nn.ModuleDict(
+        {
+            "inner": torch.nn.Conv2d(3, 8, 3),
+            "depthwise": torch.nn.Conv2d(8, 8, 3, groups=8),
+            "head": build_head("cosface", identities=5, embedding_size=8),
+        }
+    )
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    optimizer = build_optimizer([module], options)
+    for value in module.parameters():
+        value.grad = torch.randn_like(value)
+    gradients = {name: value.grad.clone() for name, value in module.named_parameters()}
+    optimizer.step()
+    moved = {name: before[name] - value.detach() for name, value in module.named_parameters()}
+    for name in set(moved) - {"inner.weight"}:
+        assert torch.allclose(moved[name], 0.01 * gradients[name].sign(), atol=1e-5), name
+    turned = moved["inner.weight"].flatten(1)
+    left, _, right = torch.linalg.svd(gradients["inner.weight"].flatten(1), full_matrices=False)
+    assert float(torch.cosine_similarity(turned.ravel(), (left @ right).ravel(), dim=0)) > 0.98
+    assert float(turned.square().mean().sqrt()) == pytest.approx(0.2 * 0.01, rel=0.15)
 
 
 def test_training_learns_and_the_same_seed_gives_the_same_weights(data, tmp_path: Path):
@@ -145,8 +182,10 @@ def test_no_sample_is_seen_twice_in_the_same_way(data, tmp_path: Path):
     assert len(set(seen[: 12 * 8])) == 12 * 8
 
 
-def test_a_killed_training_ends_in_the_same_weights(data, tmp_path: Path):
-    whole = recognizer(data)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_killed_training_ends_in_the_same_weights(data, tmp_path: Path, name: str):
+    optimizer = OPTIONS["optimizer"] | {"name": name}
+    whole = recognizer(data, optimizer=optimizer)
     curves = fit(whole, tmp_path / "whole")
 
     class Killed(RecognizerModule):
@@ -156,13 +195,13 @@ def test_a_killed_training_ends_in_the_same_weights(data, tmp_path: Path):
                 raise KeyboardInterrupt
 
     torch.manual_seed(0)
-    dying = recognizer(data)
+    dying = recognizer(data, optimizer=optimizer)
     dying.__class__ = Killed
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(dying, tmp_path / "killed")
     assert (tmp_path / "killed/last.pt").is_file()
     torch.manual_seed(99)  # whatever the second start begins with must not matter
-    resumed = recognizer(data)
+    resumed = recognizer(data, optimizer=optimizer)
     assert fit(resumed, tmp_path / "killed") == curves
     expected = weights(whole)
     assert all(torch.equal(expected[name], value) for name, value in weights(resumed).items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,22 +13,89 @@ from torch.optim.swa_utils import AveragedModel
 from facefoundry.errors import FoundryError
 
 
-def build_optimizer(modules: list[nn.Module], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """options: name (adamw or sgd), lr, weight_decay, momentum (sgd).
+class Muon(torch.optim.AdamW):
+    """AdamW, but for groups with `orthogonal`: their weights, as matrices of a row for each output,
+    move along the orthogonal matrix nearest to their momentum (Jordan et al., "Muon", 2024), by
+    steps as long as AdamW's, so that one lr serves both (Liu et al., "Muon is Scalable for LLM
+    Training", 2025). Every direction of a layer learns at once, not the strongest first.
+    """
 
-    Biases and normalisation weights are not decayed (He et al., "Bag of Tricks", CVPR 2019).
+    MOMENTUM = 0.95
+    AS_ADAMW = 0.2  # root mean square of AdamW's steps over lr
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                for weight in group["params"]:
+                    self._turn(weight, group["lr"], group["weight_decay"])
+        super().step()
+        return loss
+
+    def _turn(self, weight: torch.Tensor, lr: float, decay: float) -> None:
+        """Move one weight by its gradient, and forget that, so that AdamW passes it over."""
+        if weight.grad is None:
+            return
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+            state["step"] = torch.zeros(())  # or AdamW could not load the state
+        momentum = state["momentum"]
+        momentum.mul_(self.MOMENTUM).add_(weight.grad)
+        ahead = weight.grad.add(momentum, alpha=self.MOMENTUM).flatten(1)
+        length = self.AS_ADAMW * max(ahead.shape) ** 0.5
+        weight.mul_(1 - lr * decay)
+        weight.add_(orthogonal(ahead).reshape(weight.shape), alpha=-lr * length)
+        weight.grad = None
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """About U V' of the matrix U S V' (M, N): its singular values all between 0.7 and 1.2, by five
+    steps of Newton and Schulz with Jordan's coefficients."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    found = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        square = found @ found.T
+        found = 3.4445 * found + (-4.7750 * square + 2.0315 * square @ square) @ found
+    return found.T if found.shape != matrix.shape else found
+
+
+def build_optimizer(modules: list[nn.Module], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """options: name (adamw, muon or sgd), lr, weight_decay, momentum (sgd).
+
+    Biases and normalisation weights are not decayed (He et al., "Bag of Tricks", CVPR 2019). Muon
+    is for convolutions over all channels and linear layers; what is no such layer's, class centres
+    among it, follows AdamW beside it.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options["weight_decay"]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    matrices, vectors = (
+        [p for p in parameters if (p.ndim > 1) == several] for several in (True, False)
+    )
+    decayed = {"params": matrices, "weight_decay": options["weight_decay"]}
+    free = {"params": vectors, "weight_decay": 0.0}
     if options["name"] == "adamw":
-        return torch.optim.AdamW(groups, lr=options["lr"])
+        return torch.optim.AdamW([decayed, free], lr=options["lr"])
+    if options["name"] == "muon":
+        inner = {id(weight) for module in modules for weight in _inner(module)}
+        turned = decayed | {"params": [p for p in matrices if id(p) in inner], "orthogonal": True}
+        decayed = decayed | {"params": [p for p in matrices if id(p) not in inner]}
+        rest = [group | {"orthogonal": False} for group in (decayed, free)]
+        return Muon([turned, *rest], lr=options["lr"])
     if options["name"] == "sgd":
         momentum = options.get("momentum", 0.9)
-        return torch.optim.SGD(groups, lr=options["lr"], momentum=momentum, nesterov=True)
-    raise FoundryError(f"optimizer.name: '{options['name']}' is not one of adamw, sgd")
+        return torch.optim.SGD([decayed, free], lr=options["lr"], momentum=momentum, nesterov=True)
+    raise FoundryError(f"optimizer.name: '{options['name']}' is not one of adamw, muon, sgd")
+
+
+def _inner(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Weights of linear layers, and of convolutions that see all channels."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            yield layer.weight
 
 
 def build_schedule(options: Mapping[str, Any]) -> Callable[[int], float]:

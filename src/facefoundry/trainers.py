@@ -28,16 +28,20 @@ def build_trainer(options: Mapping[str, Any], steps: int) -> pl.Trainer:
 
     Statistics of batch normalisation are shared between GPUs; between CPU processes, for which
     PyTorch cannot, each normalises its own share of the batch. Raises FoundryError for an unknown
-    strategy, and for fsdp with a moving average or a compiled forward pass.
+    strategy, and for fsdp with what needs whole weights: a moving average, a compiled forward pass,
+    muon.
     """
     where = options["trainer"]
     if where["strategy"] not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise FoundryError(f"trainer.strategy: '{where['strategy']}' is not one of {known}")
     sharding = where["strategy"] == "fsdp"
-    for key in ("ema", "compile"):
-        if sharding and options[key]:
-            raise FoundryError(f"{key}: cannot be had with trainer.strategy: fsdp; take ddp")
+    if sharding:
+        muon = options["optimizer"]["name"] == "muon"
+        whole = {"ema": options["ema"], "compile": options["compile"], "optimizer.name=muon": muon}
+        for key, asked in whole.items():
+            if asked:
+                raise FoundryError(f"{key}: cannot be had with trainer.strategy: fsdp; take ddp")
     warnings.filterwarnings("ignore", message=".*treespec", module="pytorch_lightning")
     return pl.Trainer(
         max_steps=steps,
