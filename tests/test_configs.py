@@ -84,7 +84,7 @@ def test_every_knob_is_asked_for(project):
     [
         ("  lr:", "  lrr:", "train", "unknown knob 'train.lrr'; did you mean 'train.lr'"),
         ("seed: 0", "sead: 0", "split", "unknown knob 'sead'; did you mean 'seed'"),
-        ("  lr: 2.0e-3\n", "", "train", "missing knob 'train.lr'"),
+        ("  lr: 4.0e-3\n", "", "train", "missing knob 'train.lr'"),
         (
             "loss: arcface",
             "loss: arkface",

@@ -128,7 +128,7 @@ def test_orthogonal_keeps_the_directions_and_evens_their_strengths(shape: tuple[
     matrix = torch.tensor(left * strengths @ right, dtype=torch.float32)
     found = left.T @ orthogonal(matrix).numpy() @ right.T
     assert 0.6 < np.diag(found).min() < np.diag(found).max() < 1.25
-    assert found - np.diag(np.diag(found)) == pytest.approx(0, abs=1e-5)
+    assert found - np.diag(np.diag(found)) == pytest.approx(0, abs=1e-4)
 
 
 def test_muon_turns_inner_weights_and_leaves_the_others_to_adamw():

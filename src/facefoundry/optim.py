@@ -55,12 +55,20 @@ class Muon(torch.optim.AdamW):
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """About U V' of the matrix U S V' (M, N): its singular values all between 0.7 and 1.2, by five
-    steps of Newton and Schulz with Jordan's coefficients."""
+    steps of Newton and Schulz with Jordan's coefficients.
+
+    The steps are polynomials of X X' and commute, so they are taken there, at the shorter side, and
+    X is multiplied once.
+    """
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    found = wide / (wide.norm() + 1e-7)
+    wide = wide / (wide.norm() + 1e-7)
+    gram = wide @ wide.T
+    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = one
     for _ in range(5):
-        square = found @ found.T
-        found = 3.4445 * found + (-4.7750 * square + 2.0315 * square @ square) @ found
+        step = 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
+        product, gram = step @ product, step @ gram @ step
+    found = product @ wide
     return found.T if found.shape != matrix.shape else found
 
 
