@@ -238,7 +238,7 @@ def test_mlflow_shows_one_row_for_each_pipeline_and_sweep(pipeline: Path):
     for row in rows:
         assert row["metrics"]["synthesize.images"] == 80
         assert 0 <= row["metrics"]["evaluate.synthetic.accuracy"] <= 1
-    assert {row["params"]["train.lr"] for row in rows} == {"0.002", "0.001"}
+    assert {row["params"]["train.lr"] for row in rows} == {"0.004", "0.001"}
     (sweep,) = sweeps
     children = [run for run in runs if run["tags"].get("mlflow.parentRunId") == sweep["id"]]
     assert len(children) == 4
@@ -256,12 +256,14 @@ def free_port() -> int:
 def search_runs(port: int) -> list[dict]:
     """All runs of the experiment, by the server's REST interface, as flat dictionaries."""
     base = f"http://127.0.0.1:{port}/api/2.0/mlflow"
-    for _ in range(100):
+    for _ in range(300):
         try:
             found = fetch(f"{base}/experiments/get-by-name?experiment_name=facefoundry")
             break
         except OSError:
             time.sleep(0.5)
+    else:
+        pytest.fail("the server did not answer in 150 seconds")
     body = {"experiment_ids": [found["experiment"]["experiment_id"]], "max_results": 500}
     runs = fetch(f"{base}/runs/search", body)["runs"]
     return [

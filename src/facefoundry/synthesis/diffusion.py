@@ -44,7 +44,7 @@ class Diffusion:
         spread: float = 1.0,
         max_similarity: float = 0.6,
         batch: int = 16,
-        candidates: int = 2,
+        candidates: int = 1,
     ) -> None:
         self.steps, self.guidance = steps, guidance
         self.spread, self.max_similarity = spread, max_similarity
