@@ -19,19 +19,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from facefoundry.benchmarks import Embed, embed_images, held_out_pairs
 from facefoundry.data import Crops, read_split
 from facefoundry.distiller import distill_student
 from facefoundry.model_dir import load_model
-from facefoundry.params import knob
 from facefoundry.recognizer import train_recognizer
 from facefoundry.references import sface
-from facefoundry.stage import plain
+from facefoundry.stage import composed, plain
 from facefoundry.training import embedder
 from facefoundry.verification import eer, pair_similarity, roc, tar_at
 
@@ -66,8 +63,7 @@ class Judge:
 
 def trained(stage: str, overrides: list[str]) -> tuple[Mapping[str, Any], Embed]:
     """The metrics of the stage with these overrides, and what embeds by its model."""
-    with hydra.initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-        options = plain(hydra.compose(stage, overrides=overrides))
+    options = plain(composed(stage, overrides))
     with TemporaryDirectory() as folder:
         out = Path(folder) / "ablation"
         out.mkdir()
@@ -84,7 +80,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--also", nargs="*", default=[], metavar="NAME=FACES")
     arguments = parser.parse_args()
-    OmegaConf.register_new_resolver("params", knob, replace=True)
     named = dict(entry.partition("=")[::2] for entry in arguments.also)
     judges = {name: Judge.read(Path(p)) for name, p in {"own": "data/split", **named}.items()}
     heads = [f"{name}: EER, TAR@1e-3, correlation" for name in judges]

@@ -92,6 +92,13 @@ def log_to_pipeline(metrics: Mapping[str, Any], params: Mapping[str, Any], page:
     client.log_artifact(parent, str(page))
 
 
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of a stage with overrides as on the command line, outside Hydra's entry point."""
+    OmegaConf.register_new_resolver("params", knob, replace=True)
+    with hydra.initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
+
+
 def run_trial(
     name: str, function: StageFunction, overrides: Sequence[str], sweep: str, label: str
 ) -> dict[str, Any]:
@@ -100,9 +107,7 @@ def run_trial(
     overrides: as on the command line, `out` among them. sweep: the MLflow parent to stand under;
     label: the name of the run.
     """
-    OmegaConf.register_new_resolver("params", knob, replace=True)
-    with hydra.initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-        cfg = hydra.compose(name, overrides=list(overrides))
+    cfg = composed(name, overrides)
     return _tracked(name, function, cfg, Path(cfg.out), f"sweep {sweep}", label)
 
 
