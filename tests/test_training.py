@@ -12,7 +12,7 @@ import torch
 import yaml
 from toy_faces import CONF, OPTIONS, STANDARD, toy_crops, toy_data
 
-from facefoundry.augmentation import augment, build_augmentation
+from facefoundry.augmentation import SENSOR_NOISE, augment, build_augmentation
 from facefoundry.backbones import build_backbone
 from facefoundry.data import (
     AugmentedCrops,
@@ -86,6 +86,15 @@ def test_occlusions_cover_what_they_are_named_for(name, rows):
     middle = covered[rows[0] : rows[1], 40:72].any(-1)
     assert middle.mean() > 0.5
     assert not covered[:30].any()
+
+
+def test_noise_is_about_the_image():
+    transform = build_augmentation(NONE | {"flip": 0.0, "noise": 1.0})
+    grey = np.full((112, 112, 3), 128, np.uint8)
+    found = augment(transform, grey, 1).astype(float) - 128
+    assert abs(found.mean()) < 1
+    least, most = SENSOR_NOISE
+    assert 0.8 * least < found.std() / 255 < 1.2 * most
 
 
 def test_loader_processes_change_nothing(data: TrainingData):

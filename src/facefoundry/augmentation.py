@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from facefoundry.alignment import TEMPLATE
 from facefoundry.images import Image
 
+SENSOR_NOISE = (0.01, 0.08)  # standard deviation as a share of full scale
 Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
 
@@ -43,7 +44,8 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
             ),
             A.HueSaturationValue(12, 60, 20, p=options["hue_saturation"]),
             A.ToGray(p=options["grey"]),
-            A.GaussianBlur(blur_limit=(3, 7), p=options["blur"]),
+            A.OneOf([A.GaussianBlur(blur_limit=(3, 7)), A.MotionBlur((3, 9))], p=options["blur"]),
+            A.GaussNoise(std_range=SENSOR_NOISE, p=options["noise"]),
             A.Downscale(
                 scale_range=(options["low_resolution_min"], 0.7),
                 interpolation_pair={"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR},
