@@ -181,8 +181,13 @@ def axis_scales(head: Head) -> Floats:
 def axis_offsets(head: Head, values: Floats) -> Floats:
     """(V, 3) what the shape axes at `values` (A,) add."""
     values = np.clip(values, -1.1, 1.1).astype(np.float32)
-    high = np.tensordot(np.maximum(values, 0), head.high, 1)
-    return np.asarray(high + np.tensordot(np.maximum(-values, 0), head.low, 1), np.float32)
+    return moved(values, head.high) + moved(-values, head.low)
+
+
+def moved(weights: Floats, offsets: Floats) -> Floats:
+    """(V, 3) the offsets (A, V, 3) of the positive weights (A,), times these; mostly few are."""
+    active = np.flatnonzero(weights > 0)
+    return np.asarray(np.tensordot(weights[active], offsets[active], 1), np.float32)
 
 
 def _hair_colour(shares: tuple[float, ...], age: float, rng: np.random.Generator) -> Floats:

@@ -13,7 +13,7 @@ from facefoundry.synthesis.render.camera import framing, perspective, pose, to_s
 from facefoundry.synthesis.render.develop import background, develop
 from facefoundry.synthesis.render.glasses import lens_colours, make_glasses
 from facefoundry.synthesis.render.head import EYE, SKIN, Head, light_view
-from facefoundry.synthesis.render.identity import Identity, axis_offsets
+from facefoundry.synthesis.render.identity import Identity, axis_offsets, moved
 from facefoundry.synthesis.render.look import Look
 from facefoundry.synthesis.render.meshes import FLESH, STRANDS, Part
 from facefoundry.synthesis.render.parts import Wardrobe
@@ -145,7 +145,7 @@ def flesh(head: Head, who: Identity, look: Look) -> Floats:
     axes = head.axes.tolist()
     slow[axes.index("head-age-incr")] = look.ageing
     slow[axes.index("head-fat-incr")] = look.fattening
-    points = who.shape + np.tensordot(look.units, head.units, 1)
+    points = who.shape + moved(look.units, head.units)
     return np.asarray(points + axis_offsets(head, slow), np.float32)
 
 

@@ -28,11 +28,11 @@ class Canvas:
     ears, mouth: (H, W) masks 0..1. noises: (NOISES, H, W) tileable noise, mean 0, deviation 1: half
     from coarse to fine, half fine only. strands: (256, 256) 0..1, tileable, stretched downwards.
     Then (H, W) strengths: warm of blood, pale, oily, sunken (by age), hollow, aged, freckled; and
-    masks 0..1: moustache, jaw, shadow, blush."""
+    masks 0..1: moustache, jaw, and hairy, where no ear is. blank: (H, W, CHANNELS) uint8, a texture
+    with the masks that all identities share."""
 
     place: Floats
     lips: Floats
-    ears: Floats
     mouth: Floats
     warm: Floats
     pale: Floats
@@ -43,10 +43,10 @@ class Canvas:
     freckled: Floats
     moustache: Floats
     jaw: Floats
-    shadow: Floats
-    blush: Floats
+    hairy: Floats
     noises: Floats
     strands: Floats
+    blank: np.ndarray
 
 
 def make_canvas(head: Head) -> Canvas:
@@ -58,11 +58,15 @@ def make_canvas(head: Head) -> Canvas:
     strands = tileable_noise((256, 256), 0.35, 12, rng, stretch=14)
     ranks = np.argsort(np.argsort(strands.ravel())).reshape(strands.shape) / strands.size
     lips, ears, mouth = (cv2.GaussianBlur(mask, (0, 0), 1.2) for mask in masks)
-    moustache, jaw = beard_masks(place)
+    moustache, jaw = (mask * (1 - lips) for mask in beard_masks(place))
+    blank = np.zeros((HEIGHT, WIDTH, CHANNELS), np.uint8)
+    blank[..., MOUSTACHE], blank[..., JAW] = to_bytes(moustache), to_bytes(jaw)
+    blank[..., SHADOW] = to_bytes(_spot(place, (0.32, 7.37, 1.35), (0.14, 0.055)))
+    blank[..., LIPS] = to_bytes(lips)
+    blank[..., BLUSH] = to_bytes(_spot(place, (0.52, 6.98, 1.15), (0.15, 0.12)))
     return Canvas(
         place=place,
         lips=lips,
-        ears=ears,
         mouth=mouth,
         warm=_warm(place, ears),
         pale=0.25 * _spot(place, (0.0, 7.9, 1.4), (0.4, 0.25)),
@@ -72,12 +76,12 @@ def make_canvas(head: Head) -> Canvas:
         aged=_lines(place),
         freckled=1.6 * _spot(place, (0.25, 7.0, 1.4), (0.3, 0.25))
         + 0.4 * _spot(place, (0, 7.8, 1.3), (0.5, 0.3)),
-        moustache=moustache * (1 - lips),
-        jaw=jaw * (1 - lips),
-        shadow=_spot(place, (0.32, 7.37, 1.35), (0.14, 0.055)),
-        blush=_spot(place, (0.52, 6.98, 1.15), (0.15, 0.12)),
+        moustache=moustache,
+        jaw=jaw,
+        hairy=1 - smoothstep(0.2, 0.7, ears),
         noises=np.stack(noises),
         strands=ranks.astype(np.float32),
+        blank=blank,
     )
 
 
@@ -201,17 +205,17 @@ def bake(canvas: Canvas, who: Identity, rng: np.random.Generator) -> np.ndarray:
     hairs, brow = _brows(canvas, who, finest)
     colour = colour * (1 - hairs[..., None]) + brow * hairs[..., None]
     gloss = who.oil * (0.22 + 0.3 * canvas.oily) + 0.05 * fine + 0.35 * lips
-    texture = np.empty((HEIGHT, WIDTH, CHANNELS), np.float32)
-    texture[..., :3] = np.sqrt(np.clip(colour, 0, 1))
-    texture[..., GLOSS] = gloss
-    texture[..., SCALP] = smoothstep(-0.03, 0.07, hair_depth(place, who.hairline) + 0.02 * patch)
-    texture[..., SCALP] *= 1 - smoothstep(0.2, 0.7, canvas.ears)
-    texture[..., MOUSTACHE] = canvas.moustache
-    texture[..., JAW] = canvas.jaw
-    texture[..., SHADOW] = canvas.shadow
-    texture[..., LIPS] = canvas.lips
-    texture[..., BLUSH] = canvas.blush
-    return (np.clip(texture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    scalp = smoothstep(-0.03, 0.07, hair_depth(place, who.hairline) + 0.02 * patch)
+    texture = canvas.blank.copy()
+    texture[..., :3] = to_bytes(np.sqrt(np.clip(colour, 0, 1)))
+    texture[..., GLOSS] = to_bytes(gloss)
+    texture[..., SCALP] = to_bytes(scalp * canvas.hairy)
+    return texture
+
+
+def to_bytes(values: Floats) -> np.ndarray:
+    """0..1 -> 0..255."""
+    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _shuffled(noises: Floats, rng: np.random.Generator) -> list[Floats]:
