@@ -4,6 +4,7 @@ import pytest
 from facefoundry.curation import rules
 from facefoundry.curation.run import decide
 from facefoundry.errors import FoundryError
+from facefoundry.scores import EDGES, histogram
 
 LIMITS = {
     "judge": "sface",
@@ -36,6 +37,27 @@ def test_consistency_leaves_the_image_itself_out():
     assert found[:2] == pytest.approx([1 / np.sqrt(2)] * 2)
     assert found[2] == pytest.approx(0)
     assert found[3] == 1  # alone
+
+
+def test_pairs_are_told_apart_by_their_labels():
+    embeddings = np.stack([unit(1, 0), unit(1, 0), unit(0, 1)])
+    genuine, impostor = rules.pair_cosines(embeddings, np.array([0, 0, 1]), seed=0)
+    assert genuine.tolist() == [1.0]
+    assert impostor.tolist() == [0.0, 0.0]
+    assert rules.similarity_summary(genuine, impostor) == {
+        "genuine_mean": 1.0,
+        "genuine_p5": 1.0,
+        "impostor_mean": 0.0,
+        "impostor_p99": 0.0,
+    }
+
+
+def test_a_histogram_counts_every_pair_once_whatever_its_similarity():
+    shares = histogram(np.array([-0.9, -0.49, 0.01, 0.02, 1.0]))
+    assert sum(shares) == pytest.approx(1)
+    assert shares[0] == pytest.approx(0.4)  # -0.5 and below stand in the first bin
+    assert shares[np.searchsorted(EDGES, 0.01) - 1] == pytest.approx(0.4)
+    assert shares[-1] == pytest.approx(0.2)
 
 
 def test_the_smaller_of_two_similar_identities_goes():

@@ -21,6 +21,7 @@ from facefoundry.report import device_sections, model_sections, opening, write_r
 from facefoundry.report.page import render
 from facefoundry.report.sources import read_sources
 from facefoundry.results import STAGES
+from facefoundry.scores import histogram
 
 CHROMIUM = shutil.which("chromium")
 ANCHORS = (
@@ -69,7 +70,8 @@ def toy_metrics(benchmark: bool) -> dict[str, dict]:
     int8 = {"bytes": 868_352, "latency_ms_p50": 1.82, "latency_ms_p95": 2.31}
     return {
         "synthesize": {"identities": 150, "images": 2400, "generators": ["stylegan"]},
-        "curate": {"identities": 143, "images": 2210, "removed": {"near_duplicate": 190}},
+        "curate": {"identities": 143, "images": 2210, "removed": {"near_duplicate": 190}}
+        | toy_similarity(),
         "align": {"identities": 143, "images": 2210},
         "split": {"identities": {"train": 115, "val": 14}, "images": {"train": 1800, "val": 205}},
         "train": {"steps": 2200},
@@ -81,6 +83,15 @@ def toy_metrics(benchmark: bool) -> dict[str, dict]:
             | {"lfw": {"accuracy": 0.795}, "cosine_to_fp32": {"mean": 0.998, "min": 0.97}},
         },
         "tensorrt": {"built": True, "statement": "Built ahead of time.", "not_run": ["a Jetson"]},
+    }
+
+
+def toy_similarity() -> dict:
+    rng = np.random.default_rng(0)
+    pairs = {"genuine": rng.normal(0.55, 0.1, 500), "impostor": rng.normal(0.1, 0.1, 500)}
+    return {
+        "similarity": {"genuine_mean": 0.551, "impostor_mean": 0.098},
+        "similarity_histogram": {kind: histogram(values) for kind, values in pairs.items()},
     }
 
 
@@ -225,8 +236,8 @@ def test_every_section_and_figure_is_there(page: str) -> None:
     parsed = Page(page)
     assert set(ANCHORS.split()) <= set(parsed.ids)
     assert parsed.tags.count("img") == 4
-    # 2 x 2 curves, ROC, DET and histogram of two sets, cost
-    assert parsed.tags.count("svg") == 4 + 6 + 1 + TRUST_FIGURES
+    # 2 x 2 curves, ROC, DET and histogram of two sets, similarity of the faces, cost
+    assert parsed.tags.count("svg") == 4 + 6 + 1 + 1 + TRUST_FIGURES
     assert "Not run:" not in page
 
 
@@ -240,6 +251,7 @@ def test_every_figure_is_also_a_picture_for_print(pipeline: Path, page: str) -> 
         "histogram-lfw.png": (ink,),
         "degradation-mask.png": (teal, magenta, ink),
         "strangers.png": (magenta, ink),
+        "face-similarity.png": (teal, magenta, ink),
     }.items():
         with Image.open(pictures[name]) as image:
             assert image.width > 800 and round(image.info["dpi"][0]) == 200
@@ -319,6 +331,8 @@ def test_the_limits_stand_in_words_and_numbers(page: str) -> None:
         "needs 300 probes of strangers; there are 105",
         "age (worst to best: FNMR 1.0, FMR -)",
         "25.00 % (20.00 % to 31.00 %)",
+        "Two images of one identity: 0.55 on average (semi-hard would be 0.5 to 0.6",
+        "of two: 0.10 (separate would be under 0.3",
         "no pairs",
         "160 pairs of Held-out synthetic identities",
         "rendered heads: not run (no wheel)",

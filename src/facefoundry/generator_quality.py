@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import Embed, embed_images, held_out_pairs
-from facefoundry.curation.rules import identity_centres, similar_identities, similarity_summary
+from facefoundry.curation.rules import (
+    identity_centres,
+    pair_cosines,
+    similar_identities,
+    similarity_summary,
+)
 from facefoundry.data import Crops
 from facefoundry.identification import search
 from facefoundry.progress import track
@@ -83,7 +88,7 @@ def identity_quality(embeddings: Floats, labels: Ints, threshold: float) -> dict
     centres = identity_centres(embeddings, labels)
     target = similar_identities(centres, np.bincount(labels), threshold)
     return {
-        **similarity_summary(embeddings, labels, seed=0),
+        **similarity_summary(*pair_cosines(embeddings, labels, seed=0)),
         "eer": eer(roc(pair_similarity(embeddings, pairs.index), pairs.same)),
         "rank_1": float((rank == 1).mean()),
         "identities": len(centres),

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from facefoundry.benchmarks import BATCH, Embed, Embeddings, Images
 from facefoundry.errors import FoundryError
+from facefoundry.scores import histogram
 from facefoundry.strangers import (
     cartoon,
     drawn,
@@ -25,7 +26,6 @@ from facefoundry.strangers import (
 from facefoundry.verification import Floats
 
 REJECTED_FACES = 0.01  # share of good faces that the limit may cost
-EDGES = np.linspace(-0.5, 1, 31)
 
 
 def raw_embeddings(embed: Embed, images: Images) -> Embeddings:
@@ -93,7 +93,7 @@ def _row(raw: Embeddings, good: Embeddings, threshold: float | None, limit: floa
         "rejected": float(1 - kept.mean()),
         "false_accept_kept": _accepted(within[kept[left] & kept[right]], threshold),
         "auc": float(roc_auc_score(kinds, np.concatenate([good_score, score]))),
-        "histogram": _histogram(within),
+        "histogram": histogram(within),
     }
 
 
@@ -106,9 +106,3 @@ def _accepted(similarity: Floats, threshold: float | None) -> float | None:
     if threshold is None:
         return None
     return float((similarity >= threshold).mean()) if len(similarity) else 0.0
-
-
-def _histogram(similarity: Floats) -> list[float]:
-    """Share of the pairs in each bin of EDGES, those beyond counted in the outermost."""
-    counts = np.histogram(np.clip(similarity, EDGES[0], EDGES[-1]), EDGES)[0]
-    return (counts / max(len(similarity), 1)).round(5).tolist()

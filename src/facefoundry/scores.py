@@ -14,6 +14,7 @@ from facefoundry.errors import FoundryError
 from facefoundry.results import SYNTHETIC
 
 FILE = "scores.npz"
+EDGES = np.linspace(-0.5, 1, 31)  # of the bins of a histogram of similarities
 PAIRS = ("same", "fold", "identity", "digest")
 
 
@@ -27,6 +28,12 @@ class Scores:
     fold: NDArray[np.int64]
     identity: NDArray[np.int64]
     digest: str
+
+
+def histogram(similarity: NDArray[np.floating[Any]]) -> list[float]:
+    """Share of the pairs in each bin of EDGES, those beyond counted in the outermost."""
+    counts = np.histogram(np.clip(similarity, EDGES[0], EDGES[-1]), EDGES)[0]
+    return (counts / max(len(similarity), 1)).round(5).tolist()
 
 
 def write_scores(path: Path, sets: Mapping[str, Scores]) -> None:

@@ -17,6 +17,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+PAIRED = 2000  # images that are compared with one another
+
 
 def near_duplicates(hashes: NDArray[np.uint64], quality: Floats, bits: int) -> Ints:
     """For each image the index of the kept image that it repeats, or -1 where it is kept itself.
@@ -78,14 +80,18 @@ def balanced(labels: Ints, quality: Floats, max_imbalance: float) -> Bools:
     return np.asarray(rank < cap)
 
 
-def similarity_summary(embeddings: Floats, labels: Ints, seed: int) -> dict[str, float]:
-    """Genuine and impostor cosines of a dataset: means, and the percentiles that matter."""
+def pair_cosines(embeddings: Floats, labels: Ints, seed: int) -> tuple[Floats, Floats]:
+    """Cosines of all genuine pairs and of all impostor pairs of up to PAIRED images."""
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(labels))[:2000]
+    chosen = rng.permutation(len(labels))[:PAIRED]
     cosine = embeddings[chosen] @ embeddings[chosen].T
     left, right = np.triu_indices(len(chosen), k=1)
     same = labels[chosen][left] == labels[chosen][right]
-    genuine, impostor = cosine[left, right][same], cosine[left, right][~same]
+    return cosine[left, right][same], cosine[left, right][~same]
+
+
+def similarity_summary(genuine: Floats, impostor: Floats) -> dict[str, float]:
+    """Means of what `pair_cosines` gives, and the percentiles that matter."""
     summary: dict[str, np.float32] = {}
     if len(genuine):
         summary |= {"genuine_mean": genuine.mean(), "genuine_p5": np.percentile(genuine, 5)}

@@ -26,6 +26,7 @@ from facefoundry.keeping import CACHE, discard
 from facefoundry.licences import SFACE, YUNET, enforce, merged
 from facefoundry.progress import Tally
 from facefoundry.references import sface
+from facefoundry.scores import histogram
 from facefoundry.sharding import Row, cache_key, chunked, count_images, kept, run_pool
 from facefoundry.shards import read_member
 from facefoundry.weights import sface_path, yunet_path
@@ -128,9 +129,14 @@ def _judged(
     """The metrics that need a judge, or what was not run for want of one."""
     if judge == "none":
         return {"not_run": f"no judge: {NO_FACE}, {LOW_QUALITY}, {INCONSISTENT}, {TOO_CLOSE}"}
+    genuine, impostor = rules.pair_cosines(kept.column("embedding"), labels, seed)
     return {
         "detected_share": float(np.mean([row["quality"] is not None for row in measured])),
-        "similarity": rules.similarity_summary(kept.column("embedding"), labels, seed),
+        "similarity": rules.similarity_summary(genuine, impostor),
+        "similarity_histogram": {
+            "genuine": histogram(genuine),
+            "impostor": histogram(impostor),
+        },
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from facefoundry.report import figures
 from facefoundry.report.html import (
     Html,
     figure,
@@ -37,7 +38,28 @@ def faces(sources: Sources) -> Html:
         "Faces by identity",
         tag("p", _said(sources)),
         *(shown or [not_run("synthesize")]),
+        _alike(sources),
         _split(sources),
+    )
+
+
+def _alike(sources: Sources) -> Html:
+    """How hard the faces are, by an embedder that was not trained on them; empty without one."""
+    curate = sources.metrics.get("curate") or {}
+    shares = curate.get("similarity_histogram")
+    if shares is None:
+        return Html("")
+    low, high = figures.GENUINE_AIM
+    means = [pick(curate, "similarity", f"{kind}_mean") for kind in ("genuine", "impostor")]
+    genuine, impostor = ("no pair" if mean is None else f"{mean:.2f}" for mean in means)
+    caption = (
+        f"Two images of one identity: {genuine} on average (semi-hard would be {low:g} to"
+        f" {high:g}, shaded); of two: {impostor} (separate would be under"
+        f" {figures.IMPOSTOR_AIM:g}, dashed)."
+    )
+    return Html(
+        tag("h3", "How alike SFace finds what was kept")
+        + figure(figures.face_similarity(shares), caption)
     )
 
 

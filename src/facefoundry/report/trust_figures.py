@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from facefoundry.out_of_distribution import EDGES
 from facefoundry.report.figures import (
     GENUINE,
     IMPOSTOR,
@@ -23,6 +22,7 @@ from facefoundry.report.figures import (
 )
 from facefoundry.report.html import Html
 from facefoundry.results import Metrics
+from facefoundry.scores import EDGES
 
 MARKERS = "osD^vP*X<>"
 
