@@ -36,6 +36,7 @@ from facefoundry.diffusion.sampling import noise, sample
 from facefoundry.errors import DivergedError, FoundryError
 from facefoundry.generator_quality import aligned
 from facefoundry.images import encode_jpeg, read_image
+from facefoundry.inference import open_model
 from facefoundry.licences import enforce
 from facefoundry.shards import write_shard
 from facefoundry.synthesis import build_generator
@@ -305,6 +306,22 @@ def test_of_several_draws_the_one_nearest_to_its_identity_is_kept(model: Path):
         assert np.array_equal(cut_margin(face.image[None])[0], draws[place])
 
 
+def test_another_identity_model_of_the_same_name_is_refused(tmp_path: Path):
+    options = {"identity_model": "clean"}
+    for digest in ({}, {"identity_model_sha256": "0" * 64}):
+        diffuser = toy_diffuser()
+        diffuser.spec |= {"provenance": {"options": options} | digest}
+        save_diffuser(diffuser, tmp_path)
+        generator = build_generator("diffusion", model=str(tmp_path), candidates=2)
+        with pytest.raises(FoundryError, match="candidates: 1, or fit again"):
+            generator.embed  # noqa: B018
+    diffuser.spec["provenance"]["identity_model_sha256"] = open_model("clean").digest
+    save_diffuser(diffuser, tmp_path)
+    crops = np.zeros((1, 112, 112, 3), np.uint8)
+    generator = build_generator("diffusion", model=str(tmp_path), candidates=2)
+    assert np.linalg.norm(generator.embed(crops)) == pytest.approx(1, abs=1e-4)
+
+
 def test_identities_are_kept_apart(model: Path):
     generator = build_generator("diffusion", model=str(model), max_similarity=0.3)
     names = generator.identities(6, seed=0)
@@ -367,7 +384,8 @@ def test_the_stage_fits_audits_and_leaves_a_generator(project: Path):
     assert set(json.loads((out / "curves.json").read_text())) == {"autoencoder", "flow"}
     assert read_image(out / "preview.png").shape == (2 * 112, 2 * 112, 3)
     assert read_image(out / "nearest.png").shape[0] == 2 * 112
-    generator = build_generator("diffusion", model=str(out), steps=1, max_similarity=1.1)
+    options = {"model": str(out), "steps": 1, "max_similarity": 1.1, "candidates": 2}
+    generator = build_generator("diffusion", **options)
     face = generator.faces(generator.identities(1, 0)[0], 1, 0)[0]
     assert set(face.attributes) == {"yaw_deg"}, "age is of the identity and no knob"
     assert "flow: 2 of 2" in done.stderr

@@ -52,8 +52,9 @@ def fit_generator(
     """
     chain = licence_chain(faces, options["identity_model"])
     enforce(options["policy"], chain)
+    who = {"identity_model_sha256": open_model(options["identity_model"]).digest}
     # of what the latents rest on alone, so that another flow takes them up
-    latents_of = {key: options[key] for key in LATENTS_OF}
+    latents_of = {key: options[key] for key in LATENTS_OF} | who
     cache = CACHE / out.name / cache_key(latents_of, faces / manifest.MANIFEST)
     data = read_faces(faces, options["images"], options["controls"])
     known = kept_array(
@@ -61,7 +62,7 @@ def fit_generator(
         lambda: templates(data.images, data.labels, options["identity_model"]),
     )
     diffuser, curves = _fit(options, data, known, cache, log_metrics)
-    diffuser.spec |= {"licences": chain, "provenance": _provenance(options, faces, data)}
+    diffuser.spec |= {"licences": chain, "provenance": _provenance(options, faces, data) | who}
     save_diffuser(diffuser, out)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     embed = build_auditor(options["judge"], options["identity_model"])

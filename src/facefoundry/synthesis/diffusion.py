@@ -113,6 +113,18 @@ class Diffusion:
 
     @cached_property
     def embed(self) -> Embed:
-        """The model by whose embeddings the identities were told apart in the fit."""
-        name = self.diffuser.spec["provenance"]["options"]["identity_model"]
-        return open_model(name, threads=1).embed
+        """The model by whose embeddings the identities were told apart in the fit.
+
+        Raises FoundryError where a later model has taken its name: embeddings of two trainings lie
+        nowhere near each other.
+        """
+        provenance = self.diffuser.spec["provenance"]
+        name = provenance["options"]["identity_model"]
+        model = open_model(name, threads=1)
+        if model.digest != provenance.get("identity_model_sha256"):
+            raise FoundryError(
+                f"generator.candidates: {self.candidates} needs the model '{name}' by which the"
+                f" identities were told apart, but {model.source} is another one; set candidates:"
+                " 1, or fit again with `dvc repro generators/dvc.yaml`"
+            )
+        return model.embed
