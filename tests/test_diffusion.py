@@ -240,6 +240,7 @@ def test_a_directory_is_read_as_it_was_written(model: Path):
     arguments = (unit(rng.normal(size=(2, 16))), np.zeros((2, 2), np.float32), start, 2, 1.5)
     assert np.array_equal(sample(diffuser, *arguments), sample(loaded, *arguments))
     files = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
+    assert len({(model / file).stat().st_mode for file in files}) == 1, "all may read all of it"
     assert files == {
         "generator.json",
         "population.safetensors",

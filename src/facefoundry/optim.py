@@ -63,13 +63,18 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
-    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = one
-    for _ in range(5):
-        step = 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
-        product, gram = step @ product, step @ gram @ step
+    product = step = _polynomial(gram)
+    for _ in range(4):
+        gram = step @ gram @ step
+        step = _polynomial(gram)
+        product = step @ product
     found = product @ wide
     return found.T if found.shape != matrix.shape else found
+
+
+def _polynomial(gram: torch.Tensor) -> torch.Tensor:
+    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
 
 
 def build_optimizer(modules: list[nn.Module], options: Mapping[str, Any]) -> torch.optim.Optimizer:

@@ -121,6 +121,8 @@ def save_diffuser(diffuser: FaceDiffuser, directory: Path) -> None:
             if not torch.isfinite(value).all():
                 raise FoundryError(f"{name}: {key} holds NaN or infinity; fit with a lower lr")
         part.save_pretrained(directory / name)
+    for weights in directory.glob("*/*.safetensors"):  # which are written for the owner alone
+        weights.chmod((weights.parent / "config.json").stat().st_mode)
     diffuser.population.save(directory / POPULATION)
     spec = diffuser.spec | {"controls": list(diffuser.population.controls)}
     (directory / SPEC).write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", "utf-8")

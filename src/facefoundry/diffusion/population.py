@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 Floats = NDArray[np.float32]
 
@@ -50,7 +50,8 @@ class Population:
 
     def save(self, path: Path) -> None:
         arrays = {"mean": self.mean, "axes": self.axes, "quantiles": self.quantiles}
-        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path)
+        contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        path.write_bytes(save(contiguous))
 
     @classmethod
     def load(cls, path: Path, controls: Sequence[str]) -> Population:
