@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from facefoundry.curation import rules
-from facefoundry.curation.run import decide
+from facefoundry.curation.decide import decide
 from facefoundry.errors import FoundryError
 from facefoundry.scores import EDGES, histogram
 
