@@ -100,6 +100,7 @@ def cluster() -> Iterator[Nodes]:
         for name, value in STARTUP.items():
             patch.setenv(name, value)
         pytest.importorskip("ray", reason="Ray is not installed")
+        Path("/tmp/ray").mkdir(exist_ok=True)  # Ray writes an address there, whatever temp_dir
         nodes = Nodes(Path(folder))  # a short path: Ray's sockets lie below it
         for _ in range(2):
             nodes.add(num_cpus=1)

@@ -99,7 +99,7 @@ def tuning_project(project: Path) -> list[str]:
     """Toy faces, a space in which some learning rates learn nothing, and the command."""
     write_faces(project)
     content = yaml.safe_load(Path("conf/tune.yaml").read_text())
-    content |= {"study": "toy", "trials": 6, "objective": "loss", "startup": 3, "heartbeat": 1}
+    content |= {"study": "toy", "trials": 6, "objective": "loss", "startup": 2, "heartbeat": 1}
     content["space"] = {"optimizer.lr": [1e-2, 3e-3, 1e-8, 3e-8, 1e-9]}
     Path("conf/tune.yaml").write_text(yaml.safe_dump(content))
     return [sys.executable, "-m", "facefoundry", "tune", *FIXED]
