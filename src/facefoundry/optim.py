@@ -73,6 +73,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _polynomial(gram: torch.Tensor) -> torch.Tensor:
+    """What one step multiplies by: Jordan's coefficients of 1, X X' and its square."""
     one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
 

@@ -25,7 +25,7 @@ NOISES = 6
 @dataclass(frozen=True)
 class Canvas:
     """What all identities share. place: (H, W, 3) position on the base mesh of each texel. lips,
-    ears, mouth: (H, W) masks 0..1. noises: (NOISES, H, W) tileable noise, mean 0, deviation 1: half
+    mouth: (H, W) masks 0..1. noises: (NOISES, H, W) tileable noise, mean 0, deviation 1: half
     from coarse to fine, half fine only. strands: (256, 256) 0..1, tileable, stretched downwards.
     Then (H, W) strengths: warm of blood, pale, oily, sunken (by age), hollow, aged, freckled; and
     masks 0..1: moustache, jaw, and hairy, where no ear is. blank: (H, W, CHANNELS) uint8, a texture
