@@ -14,6 +14,7 @@ from toy_faces import toy_crops
 
 from facefoundry import manifest
 from facefoundry.alignment import TEMPLATE, similarity_transform, warp
+from facefoundry.backbones import build_backbone
 from facefoundry.diffusion.faces import cut_margin, spread_rows
 from facefoundry.diffusion.fit import AutoencoderFitting, FlowFitting
 from facefoundry.diffusion.fitted import licence_chain
@@ -27,7 +28,9 @@ from facefoundry.diffusion.nets import (
     condition,
     decode,
     encode,
+    keep_identity_model,
     load_diffuser,
+    open_identity_model,
     save_diffuser,
     to_unit_variance,
 )
@@ -38,6 +41,7 @@ from facefoundry.generator_quality import aligned
 from facefoundry.images import encode_jpeg, read_image
 from facefoundry.inference import open_model
 from facefoundry.licences import enforce
+from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.shards import write_shard
 from facefoundry.synthesis import build_generator
 from facefoundry.synthesis.diffusion import LANDMARKS
@@ -307,20 +311,37 @@ def test_of_several_draws_the_one_nearest_to_its_identity_is_kept(model: Path):
         assert np.array_equal(cut_margin(face.image[None])[0], draws[place])
 
 
-def test_another_identity_model_of_the_same_name_is_refused(tmp_path: Path):
-    options = {"identity_model": "clean"}
-    for digest in ({}, {"identity_model_sha256": "0" * 64}):
-        diffuser = toy_diffuser()
-        diffuser.spec |= {"provenance": {"options": options} | digest}
-        save_diffuser(diffuser, tmp_path)
-        generator = build_generator("diffusion", model=str(tmp_path), candidates=2)
-        with pytest.raises(FoundryError, match="candidates: 1, or fit again"):
-            generator.embed  # noqa: B018
-    diffuser.spec["provenance"]["identity_model_sha256"] = open_model("clean").digest
-    save_diffuser(diffuser, tmp_path)
-    crops = np.zeros((1, 112, 112, 3), np.uint8)
-    generator = build_generator("diffusion", model=str(tmp_path), candidates=2)
-    assert np.linalg.norm(generator.embed(crops)) == pytest.approx(1, abs=1e-4)
+def test_without_the_model_that_told_identities_apart_none_is_chosen(model: Path):
+    generator = build_generator("diffusion", model=str(model), candidates=2)
+    with pytest.raises(FoundryError, match="candidates: 1, or fit again"):
+        generator.embed  # noqa: B018
+
+
+@pytest.mark.parametrize("trained_only", [False, True])
+def test_the_model_that_told_identities_apart_goes_along(tmp_path: Path, trained_only: bool):
+    named, out = tmp_path / "named", tmp_path / "fitted"
+    if trained_only:
+        arguments = {"widths": [4, 4, 4], "blocks": [1, 1, 1], "head": 8}
+        backbone = build_backbone("small_resnet", **arguments, embedding_size=8)
+        save_model(named, backbone, ModelSpec("small_resnet", 8, arguments))
+    else:
+        shutil.copytree(ROOT / "pretrained/clean", named)
+    out.mkdir()
+    keep_identity_model(open_model(named).source, out)
+    crops = np.random.default_rng(0).integers(0, 255, (2, 112, 112, 3), np.uint8)
+    expected = open_model(named, threads=1).embed(crops)
+    shutil.rmtree(named)
+    assert np.array_equal(open_identity_model(out).embed(crops), expected)
+
+
+def test_the_shipped_generator_s_own_model_knows_its_identities_again():
+    generator = build_generator("diffusion")
+    names = generator.identities(4, 0)
+    crops = [cut_margin(face.image[None]) for name in names for face in generator.faces(name, 2, 0)]
+    asked_for = np.stack([generator._embedding(name, 0) for name in names])
+    cosine = generator.embed(np.concatenate(crops)) @ asked_for.T
+    own = np.repeat(np.eye(4, dtype=bool), 2, axis=0)
+    assert cosine[own].mean() > cosine[~own].mean() + 0.2
 
 
 def test_identities_are_kept_apart(model: Path):

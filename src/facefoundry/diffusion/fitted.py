@@ -25,6 +25,7 @@ from facefoundry.diffusion.nets import (
     build_unet,
     build_vae,
     encode,
+    keep_identity_model,
     save_diffuser,
     to_unit_variance,
 )
@@ -52,7 +53,8 @@ def fit_generator(
     """
     chain = licence_chain(faces, options["identity_model"])
     enforce(options["policy"], chain)
-    who = {"identity_model_sha256": open_model(options["identity_model"]).digest}
+    identity_model = open_model(options["identity_model"])
+    who = {"identity_model_sha256": identity_model.digest}
     # of what the latents rest on alone, so that another flow takes them up
     latents_of = {key: options[key] for key in LATENTS_OF} | who
     cache = CACHE / out.name / cache_key(latents_of, faces / manifest.MANIFEST)
@@ -64,6 +66,7 @@ def fit_generator(
     diffuser, curves = _fit(options, data, known, cache, log_metrics)
     diffuser.spec |= {"licences": chain, "provenance": _provenance(options, faces, data) | who}
     save_diffuser(diffuser, out)
+    keep_identity_model(identity_model.source, out)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     embed = build_auditor(options["judge"], options["identity_model"])
     memory = memory_metrics(out, data, embed, options["memory"], options["seed"])

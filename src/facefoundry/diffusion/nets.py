@@ -1,12 +1,14 @@
 """The networks, and their directory in the layout of diffusers.
 
 `vae/`, `unet/` and `scheduler/` are read by diffusers itself; `population.safetensors` says whom to
-invent and `generator.json` what made the weights. Nothing is ever unpickled.
+invent, `identity/` is the model in whose embedding that is said, and `generator.json` what made the
+weights. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,15 @@ from torch.nn import functional
 from facefoundry.alignment import SIZE
 from facefoundry.diffusion.population import Population
 from facefoundry.errors import FoundryError
+from facefoundry.inference import ONNX_NAMES, WEIGHTS, Model, open_model
+from facefoundry.model_dir import SPEC as MODEL_SPEC
 
 MARGIN = 8  # pixels around the ArcFace crop, or detectors miss the face
 FULL_SIDE = SIZE + 2 * MARGIN
 SIDE = FULL_SIDE // 2  # what the model paints: half of the resolution at a quarter of the work
 PATCH = 2  # the autoencoder sees 2 x 2 pixels as 12 channels, for the same reason
 SHRINK = 4  # side of the model's image over that of its latents
-SPEC, POPULATION = "generator.json", "population.safetensors"
+SPEC, POPULATION, IDENTITY = "generator.json", "population.safetensors", "identity"
 PARTS = {
     "vae": AutoencoderTiny,
     "unet": UNet2DConditionModel,
@@ -126,6 +130,28 @@ def save_diffuser(diffuser: FaceDiffuser, directory: Path) -> None:
     diffuser.population.save(directory / POPULATION)
     spec = diffuser.spec | {"controls": list(diffuser.population.controls)}
     (directory / SPEC).write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def keep_identity_model(source: Path, directory: Path) -> None:
+    """Copy the embedder `source`, a file that `inference.find_model` found: embeddings of two
+    trainings lie nowhere near each other, so a later model of its name would not do."""
+    kept = directory / IDENTITY
+    kept.mkdir()
+    if source.name == WEIGHTS:
+        shutil.copy(source, kept)
+        shutil.copy(source.with_name(MODEL_SPEC), kept)
+    else:
+        shutil.copy(source, kept / ONNX_NAMES[0])
+
+
+def open_identity_model(directory: Path) -> Model:
+    """What `keep_identity_model` kept. Raises FoundryError where it is missing."""
+    if not (directory / IDENTITY).is_dir():
+        raise FoundryError(
+            f"{directory / IDENTITY}: the model that told the identities apart is missing; set"
+            " generator.candidates: 1, or fit again with `dvc repro generators/dvc.yaml`"
+        )
+    return open_model(directory / IDENTITY, threads=1)
 
 
 def load_diffuser(directory: Path) -> FaceDiffuser:

@@ -11,11 +11,10 @@ import torch
 from facefoundry.alignment import TEMPLATE
 from facefoundry.benchmarks import Embed, Images
 from facefoundry.diffusion.faces import cut_margin, enlarge
-from facefoundry.diffusion.nets import MARGIN, load_diffuser
+from facefoundry.diffusion.nets import MARGIN, load_diffuser, open_identity_model
 from facefoundry.diffusion.population import Floats
 from facefoundry.diffusion.sampling import noise, sample
 from facefoundry.errors import FoundryError
-from facefoundry.inference import open_model
 from facefoundry.synthesis import Face, face_rng
 
 LANDMARKS = TEMPLATE + np.float32(MARGIN)
@@ -49,7 +48,7 @@ class Diffusion:
         self.steps, self.guidance = steps, guidance
         self.spread, self.max_similarity = spread, max_similarity
         self.batch, self.candidates = max(1, batch // candidates), candidates
-        self.diffuser = load_diffuser(Path(model))
+        self.model, self.diffuser = Path(model), load_diffuser(Path(model))
         self.licences: list[dict[str, str]] = self.diffuser.spec["licences"]
         if torch.cuda.is_available():
             self.diffuser.vae.cuda()
@@ -113,18 +112,5 @@ class Diffusion:
 
     @cached_property
     def embed(self) -> Embed:
-        """The model by whose embeddings the identities were told apart in the fit.
-
-        Raises FoundryError where a later model has taken its name: embeddings of two trainings lie
-        nowhere near each other.
-        """
-        provenance = self.diffuser.spec["provenance"]
-        name = provenance["options"]["identity_model"]
-        model = open_model(name, threads=1)
-        if model.digest != provenance.get("identity_model_sha256"):
-            raise FoundryError(
-                f"generator.candidates: {self.candidates} needs the model '{name}' by which the"
-                f" identities were told apart, but {model.source} is another one; set candidates:"
-                " 1, or fit again with `dvc repro generators/dvc.yaml`"
-            )
-        return model.embed
+        """The model by whose embeddings the identities were told apart, as the fit kept it."""
+        return open_identity_model(self.model).embed
