@@ -29,6 +29,7 @@ OPTIONS = {
     "sampling": "auto",
     "accumulate": 1,
     "ema": 0,
+    "wccn": 0,
     "compile": False,
     "trainer": {"strategy": "auto", "devices": 1, "nodes": 1},
     "seed": 0,

@@ -22,11 +22,13 @@ from facefoundry.samplers import choose_sampling
 from facefoundry.teachers import Teacher, sface_teacher, taught_by, teacher_licences
 from facefoundry.trained_model import train
 from facefoundry.training import Chain, TrainingModule
+from facefoundry.wccn import last_layers, normalise_within
 
 
 class RecognizerModule(TrainingModule):
     """Trains `backbone` and `head` (see `losses.build_head`); the margin grows over the first
-    `margin_warmup` share of the steps, since a full margin on random weights stalls.
+    `margin_warmup` share of the steps, since a full margin on random weights stalls. Under the
+    option `wccn` the kept weights go through `wccn.normalise_within`.
 
     teacher: its loss is added to the head's, which then weighs `labels`; it also sees faces that
     have no label.
@@ -46,6 +48,8 @@ class RecognizerModule(TrainingModule):
         # two views of an image are told from those of others, whatever their identity
         self._label = "index" if sampling == "views" else "label"
         self._margin = getattr(head, "margin", None)
+        if self.options["wccn"]:
+            last_layers(self.trained)  # in time
 
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         embeddings = self.embed(images).float()
@@ -62,6 +66,11 @@ class RecognizerModule(TrainingModule):
         rise = self.options["margin_warmup"] * self.options["steps"]
         if self._margin is not None:
             self.head.margin = self._margin * min(1.0, (self.step + 1) / max(rise, 1))
+
+    def finish(self) -> None:
+        if self.options["wccn"]:
+            faces = (self.data.train.crops, self.data.train.labels)
+            normalise_within(self.trained, *faces, self.options["wccn"], self.options["seed"])
 
 
 def train_recognizer(

@@ -32,6 +32,7 @@ def train(
     curves = fit(module, cache)
     if not module.trainer.is_global_zero:
         return {}
+    module.finish()
     size, others = options["embedding_size"], dict(architecture)
     spec = ModelSpec(
         architecture=others.pop("architecture"),

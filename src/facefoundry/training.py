@@ -159,6 +159,9 @@ class TrainingModule(ResumableModule):
     def trained(self) -> nn.Module:
         return self._whole[0] if self._whole else super().trained
 
+    def finish(self) -> None:
+        """What is still done to the weights that are kept, before they are calibrated: nothing."""
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take the weights that a checkpoint kept."""
         if not self._whole:
