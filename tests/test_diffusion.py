@@ -232,6 +232,29 @@ def test_the_flow_learns_which_identity_is_which(tmp_path: Path):
     assert guided[0] - guided[1] > plain[0] - plain[1]
 
 
+def test_guidance_acts_within_its_interval_alone(model: Path):
+    diffuser = load_diffuser(model)
+    rng = np.random.default_rng(0)
+    who, controls = unit(rng.normal(size=(1, 16))), np.zeros((1, 2), np.float32)
+    start = noise(diffuser, rng)[None]
+    batches: list[int] = []
+    diffuser.unet.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+
+    def drawn(guidance: float, *interval: float) -> np.ndarray:
+        batches.clear()
+        return sample(diffuser, who, controls, start, 4, guidance, interval or (0, 1))[0]
+
+    plain, guided = drawn(1), drawn(6)
+    assert not np.array_equal(plain, guided), "guidance does nothing: the case shows nothing"
+    assert np.array_equal(drawn(6, 0.25, 1.0), guided)  # the times are 1, 0.75, 0.5 and 0.25
+    assert np.array_equal(drawn(6, 0.3, 0.4), plain)
+    assert batches == [1, 1, 1, 1]
+    between = drawn(6, 0.4, 0.8)
+    assert batches == [1, 2, 2, 1]
+    assert not np.array_equal(between, plain)
+    assert not np.array_equal(between, guided)
+
+
 class _Sample:
     def __init__(self, sample: torch.Tensor) -> None:
         self.sample = sample

@@ -62,8 +62,8 @@ def memory_metrics(
 
 
 def draw_samples(model: Path, identities: int, images: int, seed: int) -> list[list[Image]]:
-    """Images of new identities, a row for each."""
-    generator = Diffusion(str(model))
+    """Images of new identities as they come, however alike, a row for each."""
+    generator = Diffusion(str(model), max_similarity=2)
     names = generator.identities(identities, seed)
     return [
         [face.image for face in generator.faces(name, images, seed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +23,7 @@ TRIES = 4  # draws for each identity that is asked for
 
 
 class Diffusion:
-    """model: a directory of the fit_generator stage. steps: of the sampler. guidance: see
+    """model: a directory of the fit_generator stage. steps: of the sampler. guidance, interval: see
     `diffusion.sampling.sample`. spread: how far identities lie from the mean one (1 is as far as
     those of the training set). max_similarity: least cosine at which two identities are one too
     many. batch: images at a time. candidates: draws for each image; the one that the identity
@@ -39,13 +40,14 @@ class Diffusion:
         self,
         model: str = "pretrained/generator-clean",
         steps: int = 8,
-        guidance: float = 5.0,
+        guidance: float = 7.0,
+        interval: Sequence[float] = (0.2, 0.7),
         spread: float = 1.0,
         max_similarity: float = 0.6,
         batch: int = 16,
         candidates: int = 1,
     ) -> None:
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance, self.interval = steps, guidance, interval
         self.spread, self.max_similarity = spread, max_similarity
         self.batch, self.candidates = max(1, batch // candidates), candidates
         self.model, self.diffuser = Path(model), load_diffuser(Path(model))
@@ -96,6 +98,7 @@ class Diffusion:
             np.stack(starts),
             self.steps,
             self.guidance,
+            self.interval,
         )
         images = self._truest(enlarge(np.stack(drawn)), who)
         return [
