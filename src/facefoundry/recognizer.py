@@ -49,7 +49,7 @@ class RecognizerModule(TrainingModule):
         self._label = "index" if sampling == "views" else "label"
         self._margin = getattr(head, "margin", None)
         if self.options["wccn"]:
-            last_layers(self.trained)  # in time
+            last_layers(self.trained)  # refuses a backbone before the training, not after it
 
     def batch_loss(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         embeddings = self.embed(images).float()
@@ -69,8 +69,10 @@ class RecognizerModule(TrainingModule):
 
     def finish(self) -> None:
         if self.options["wccn"]:
-            faces = (self.data.train.crops, self.data.train.labels)
-            normalise_within(self.trained, *faces, self.options["wccn"], self.options["seed"])
+            faces, options = self.data.train, self.options
+            normalise_within(
+                self.trained, faces.crops, faces.labels, options["wccn"], options["seed"]
+            )
 
 
 def train_recognizer(

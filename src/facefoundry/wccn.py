@@ -45,6 +45,7 @@ def normalise_within(
 
 
 def last_layers(backbone: nn.Module) -> Embedding:
+    """Where the matrix goes. Raises FoundryError for a backbone that ends in anything else."""
     end = getattr(backbone, "embedding", None)
     if not isinstance(end, Embedding):
         raise FoundryError(
