@@ -146,6 +146,7 @@ def test_an_option_that_is_not_there_is_one_line_with_the_valid_ones(project):
 
 def test_help_lists_the_config(project):
     done = run_in(project, "python", "-m", "stages.train", "--help")
+    assert done.stdout.startswith("train is powered by Hydra")
     assert "optimizer:" in done.stdout
     assert "loss: adaface, arcface" in done.stdout
 

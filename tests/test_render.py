@@ -16,7 +16,7 @@ from facefoundry.synthesis import face_rng
 from facefoundry.synthesis.render import Render
 from facefoundry.synthesis.render.head import axis_of
 from facefoundry.synthesis.render.identity import draw_identity
-from facefoundry.synthesis.render.look import draw_look
+from facefoundry.synthesis.render.look import Day, draw_look
 from facefoundry.synthesis.render.picture import render
 from facefoundry.synthesis.render.raster import FAR, rasterise, vertex_normals
 from facefoundry.synthesis.render.skin import bake
@@ -137,9 +137,47 @@ def _posed(generator: Render, identity: int = 0, **changes: float) -> tuple[np.n
     rng = face_rng(0, f"r{identity:06d}", -1)
     who = draw_identity(generator._studio.head, 0.2, rng)
     texture = bake(generator._studio.canvas, who, rng)
-    look = draw_look(generator._studio.head, who, 1.0, generator.crop, rng)
+    look = draw_look(generator._studio.head, who, 1.0, generator.crop, 0.0, rng)
     calm = replace(look, units=0 * look.units, exposure=0.0, **changes)
     return render(generator._studio, who, texture, calm, generator.size, rng)
+
+
+def test_days_apart_change_the_skin_and_neither_pose_nor_light(generator: Render) -> None:
+    head = generator._studio.head
+    who = draw_identity(head, 0.2, np.random.default_rng(0))
+    near, far = (
+        [
+            draw_look(head, who, 1.0, (112, 112), days, np.random.default_rng(seed))
+            for seed in range(100)
+        ]
+        for days in (0.0, 1.0)
+    )
+    assert all(look.day.tan.tolist() == [1, 1, 1] and look.day.brows == 1 for look in near)
+    for one, other in zip(near, far, strict=True):
+        assert (one.yaw, one.exposure, one.glasses) == (other.yaw, other.exposure, other.glasses)
+        np.testing.assert_array_equal(one.colours, other.colours)
+    tans = np.log([look.day.tan.mean() for look in far])
+    assert 0.15 < tans.std() < 0.35 and abs(tans.mean()) < 0.1
+
+
+def test_a_day_hides_the_brows_or_tans_the_skin(generator: Render) -> None:
+    calm = {"yaw": 0.0, "pitch": 0.0, "roll": 0.0, "glasses": 0, "hat": 0}
+    day = Day(np.ones(3, np.float32), 0.0, 1.0, 1.0, 1.0)
+
+    def picture(day: Day) -> np.ndarray:
+        return _posed(generator, 1, day=day, **calm)[0].astype(float)
+
+    bare = picture(replace(day, brows=0.0))
+    darker = (bare - picture(day)).mean(axis=-1)
+    rows, columns = np.nonzero(darker > 20)
+    eyes = _posed(generator, 1, day=day, **calm)[1][:2]
+    assert len(rows) > 40
+    assert (rows < eyes[:, 1].mean()).mean() > 0.95  # above the eyes, and on both sides of the nose
+    assert 0.3 < (columns < eyes[:, 0].mean()).mean() < 0.7
+    # the exposure follows the face, so that a tan shows in the hue
+    tanned = picture(replace(day, tan=np.array([0.6, 0.5, 0.4], np.float32)))
+    red, _, blue = (tanned - picture(day)).mean(axis=(0, 1))
+    assert red > blue + 3
 
 
 def test_what_makes_the_identity_does_not_change_within_it(generator: Render) -> None:
@@ -159,9 +197,11 @@ def test_identities_are_unique_and_a_prefix_stays(generator: Render) -> None:
 def test_pose_scales_the_angles(generator: Render) -> None:
     head = generator._studio.head
     who = draw_identity(head, 0.3, np.random.default_rng(0))
-    still = draw_look(head, who, 0.0, (112, 112), np.random.default_rng(1))
+    still = draw_look(head, who, 0.0, (112, 112), 0.0, np.random.default_rng(1))
     assert (still.yaw, still.pitch, still.roll) == (0, 0, 0)
-    yaws = [draw_look(head, who, 1.0, (112, 112), np.random.default_rng(i)).yaw for i in range(300)]
+    yaws = [
+        draw_look(head, who, 1.0, (112, 112), 0.0, np.random.default_rng(i)).yaw for i in range(300)
+    ]
     assert np.mean(np.abs(yaws) > 35) > 0.1
 
 

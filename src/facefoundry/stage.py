@@ -50,7 +50,9 @@ def stage(name: str) -> Callable[[StageFunction], Callable[[], None]]:
             compose = hydra.main(
                 config_path=str(Path("conf").absolute()), config_name=name, version_base="1.3"
             )
-            compose(functools.partial(_run, name, function))()
+            run = functools.partial(_run, name, function)
+            run.__module__ = f"stages.{name}"  # Hydra's name for it, on top of --help and in logs
+            compose(run)()
 
         return main
 

@@ -39,7 +39,8 @@ class Render:
     """size: side of the image in pixels. crop: least and greatest side in pixels of the square that
     alignment cuts from it. spread: standard deviation of the shape axes of identities, 1 being the
     end of an axis. pose: scale of all head angles; at 1, two fifths of the yaws are spread evenly
-    over +-60 degrees.
+    over +-60 degrees. days: how much skin, brows, hair and weight differ between the pictures of an
+    identity beyond what light and expression do; 0 not at all, 1 as over years.
     """
 
     name = "render"
@@ -50,6 +51,7 @@ class Render:
         crop: Sequence[float] = (112, 126),
         spread: float = 0.45,
         pose: float = 1.0,
+        days: float = 0.0,
         cache: str | Path = CACHE,
     ) -> None:
         if not 0 < crop[0] <= crop[1] <= size:
@@ -58,6 +60,7 @@ class Render:
                 " the generator.size"
             )
         self.size, self.crop, self.spread, self.pose = size, (crop[0], crop[1]), spread, pose
+        self.days = days
         head = load_head(Path(cache))
         self.licences = [
             replace(work, sha256=str(digest)).entry()
@@ -75,7 +78,7 @@ class Render:
         return [self._face(who, texture, face_rng(seed, identity, index)) for index in range(count)]
 
     def _face(self, who: Identity, texture: np.ndarray, rng: np.random.Generator) -> Face:
-        look = draw_look(self._studio.head, who, self.pose, self.crop, rng)
+        look = draw_look(self._studio.head, who, self.pose, self.crop, self.days, rng)
         image, landmarks = render(self._studio, who, texture, look, self.size, rng)
         return Face(image, _attributes(who, look), landmarks)
 

@@ -29,6 +29,18 @@ class Hair:
 
 
 @dataclass(frozen=True)
+class Day:
+    """What months change in one face. tan: (3,) factors of the skin's linear RGB; flush: of the
+    cheeks, below 0 pale; brows: factor of their density; brow_tint, hair_tint: of reflectance."""
+
+    tan: Floats
+    flush: float
+    brows: float
+    brow_tint: float
+    hair_tint: float
+
+
+@dataclass(frozen=True)
 class Look:
     """Angles in degrees: yaw > 0 turns to the viewer's right, pitch > 0 up, roll > 0 clockwise.
     units: (52,) expression. gaze: right, up in radians. distance: of the camera in dm. crop: side
@@ -59,15 +71,24 @@ class Look:
     ageing: float
     fattening: float
     pupil: float
+    day: Day
 
 
 def draw_look(
-    head: Head, who: Identity, pose: float, crop: tuple[float, float], rng: np.random.Generator
+    head: Head,
+    who: Identity,
+    pose: float,
+    crop: tuple[float, float],
+    days: float,
+    rng: np.random.Generator,
 ) -> Look:
-    """One look. `pose` scales all angles; at 1, two fifths of the yaws lie evenly in +-60."""
+    """One look. `pose` scales all angles; at 1, two fifths of the yaws lie evenly in +-60. `days`:
+    how much skin, brows, hair, hats and weight differ between pictures, from 0 to 1, as on days
+    that are years apart."""
     wide = rng.random() < 0.4
     yaw = rng.uniform(-60, 60) if wide else rng.normal(0, 19)
     directions, colours = _lights(rng)
+    day = _draw_day(days, rng.spawn(1)[0])  # of its own, so that all else stays as without it
     made_up = float(rng.random() < 0.6 * (1 - who.male))
     beard = rng.random() < who.beard * (who.male > 0.5)
     glasses = int(rng.choice(3, p=(0.76, 0.17, 0.07)))
@@ -83,18 +104,33 @@ def draw_look(
         directions=directions,
         colours=colours,
         exposure=float(rng.normal(0, 0.35)),
-        hair=_hair(who, rng),
+        hair=_hair(who, days, day.hair_tint, rng),
         moustache=float(beard) * float(rng.random() < 0.8) * rng.uniform(0.4, 1.0),
         jaw=float(beard) * float(rng.random() < 0.65) * rng.uniform(0.3, 1.0),
         beard_depth=float(rng.random() < 0.5) * rng.uniform(0.02, 0.12),
         glasses=glasses,
-        hat=int(rng.choice(3, p=(0.91, 0.05, 0.04))),
+        hat=int(
+            rng.choice(3, p=np.add((0.91, 0.05, 0.04), np.multiply(days, (-0.16, 0.09, 0.07))))
+        ),
         shadow=made_up * float(rng.beta(1, 2)),
         lipstick=made_up * float(rng.beta(1, 1.2)),
-        blush=made_up * float(rng.beta(1, 2)),
-        ageing=float(rng.normal(0, 0.2)),
-        fattening=float(rng.normal(0, 0.22)),
+        blush=made_up * float(rng.beta(1, 2)) + day.flush,
+        ageing=float(rng.normal(0, 0.2)) * (1 + 0.75 * days),
+        fattening=float(rng.normal(0, 0.22)) * (1 + 0.75 * days),
         pupil=float(rng.uniform(0.13, 0.24)),
+        day=day,
+    )
+
+
+def _draw_day(days: float, rng: np.random.Generator) -> Day:
+    tan = rng.normal(0, 0.25) + rng.normal(0, (0.04, 0.05, 0.08), 3)
+    flush, brows, brow_tint, hair_tint = rng.normal(0, (0.6, 0.45, 0.5, 0.3))
+    return Day(
+        tan=np.exp(days * tan).astype(np.float32),
+        flush=float(days * flush),
+        brows=float(np.exp(days * brows)),
+        brow_tint=float(np.exp(days * brow_tint)),
+        hair_tint=float(np.exp(days * hair_tint)),
     )
 
 
@@ -152,14 +188,14 @@ def _expression(head: Head, rng: np.random.Generator) -> Floats:
     return np.clip(units, 0, 1.1)
 
 
-def _hair(who: Identity, rng: np.random.Generator) -> Hair:
+def _hair(who: Identity, days: float, tint: float, rng: np.random.Generator) -> Hair:
     """A hair style: mostly what the identity tends to, at times another, dyed now and then."""
-    long = who.long if rng.random() < 0.88 else rng.random() * (1 - 0.8 * who.male)
+    long = who.long if rng.random() < 0.88 - 0.5 * days else rng.random() * (1 - 0.8 * who.male)
     loose = long > 0.5 and rng.random() < 0.75  # otherwise tied back
     shaved = rng.random() < 0.12 * who.male + 0.5 * float(who.hairline[3] > 0.3)
-    volume = who.volume * rng.lognormal(0, 0.3)
+    volume = who.volume * rng.lognormal(0, 0.3 + 0.3 * days)
     colour = who.hair
-    if rng.random() < 0.06:
+    if rng.random() < 0.06 + 0.2 * days:
         colour = HAIR[int(rng.integers(0, 5))] * np.float32(rng.uniform(0.7, 1.2))
     return Hair(
         top=0.02 if shaved else float(np.clip(0.16 * volume, 0.03, 0.42)),
@@ -169,5 +205,5 @@ def _hair(who: Identity, rng: np.random.Generator) -> Hair:
         end=float(rng.uniform(4.9, 6.7)) if loose and not shaved else 9.0,
         wave=float(np.clip(who.curl + rng.normal(0, 0.15), 0, 1)),
         cover=0.75 if shaved else 1.3,
-        colour=np.asarray(colour, np.float32),
+        colour=np.asarray(colour * tint, np.float32),
     )

@@ -230,6 +230,7 @@ def _shade(
                 look.blush,
                 np.cos(who.iris_size),
                 np.cos(look.pupil),
+                look.day.brows,
             ],
             np.float32,
         ),
@@ -239,6 +240,8 @@ def _shade(
         np.array([0.42, 0.04, 0.06], np.float32) * (0.5 + 0.5 * (1 - who.melanin)),
         gaze / np.linalg.norm(gaze),
         who.iris,
+        look.day.tan,
+        who.brow * np.float32(look.day.brow_tint),
         image,
     )
     return image

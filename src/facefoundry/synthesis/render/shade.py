@@ -77,20 +77,23 @@ def shade(
     lip: Floats,
     eyes: Floats,
     iris: Floats,
+    tan: Floats,
+    brow: Floats,
     image: Floats,
 ) -> None:
     """Colour the pixels of image (H, W, 3), linear RGB, where index (H, W) is not negative.
 
-    texture: (h, w, 10) uint8, see `skin`. look: scalp, moustache, jaw, eye shadow, lipstick, blush,
-    iris cosine, pupil cosine. lights: (2, 6) half vector towards the viewer and colour of the hard
-    lights. eyes: (3,) direction of the gaze in eye space; for eyeballs TINT is the direction of the
-    surface in eye space.
+    texture: (h, w, 11) uint8, see `skin`. look: scalp, moustache, jaw, eye shadow, lipstick, blush,
+    iris cosine, pupil cosine, brows. lights: (2, 6) half vector towards the viewer and colour of
+    the hard lights. eyes: (3,) direction of the gaze in eye space; for eyeballs TINT is the
+    direction of the surface in eye space. tan: (3,) factors of the skin's reflectance. brow: (3,)
+    colour of brows.
     """
     height, width = index.shape
     rows, columns = texture.shape[0], texture.shape[1]
     period = strands.shape[0]
     value = np.zeros(COLUMNS, np.float32)
-    texel = np.zeros(10, np.float32)
+    texel = np.zeros(11, np.float32)
     colour = np.zeros(3, np.float32)
     for y in range(height):
         for x in range(width):
@@ -119,7 +122,7 @@ def shade(
                 left, right = iu % columns, (iu + 1) % columns
                 q00, q01 = (1 - fu) * (1 - fv), fu * (1 - fv)
                 q10, q11 = (1 - fu) * fv, fu * fv
-                for k in range(10):
+                for k in range(11):
                     texel[k] = (
                         q00 * texture[iv, left, k]
                         + q01 * texture[iv, right, k]
@@ -138,11 +141,13 @@ def shade(
                 shadow = look[3] * texel[7]
                 painted = look[4] * texel[8]
                 blush = look[5] * texel[9]
+                brows = min(look[8] * texel[10], np.float32(0.97))
                 for k in range(3):
-                    albedo = texel[k] * texel[k]
+                    albedo = texel[k] * texel[k] * tan[k]
                     albedo *= 1 - shadow * (np.float32(0.45) + np.float32(0.15) * k)
                     albedo *= 1 - blush * np.float32(0.22) * k
                     albedo += painted * (lip[k] - albedo)
+                    albedo += brows * (brow[k] - albedo)
                     albedo += scalp * (hair[k] - albedo)
                     albedo += bearded * (beard[k] - albedo)
                     colour[k] = albedo * value[LIGHT + k]

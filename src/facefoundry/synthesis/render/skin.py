@@ -17,8 +17,8 @@ from facefoundry.synthesis.render.identity import Identity
 from facefoundry.synthesis.render.raster import FAR, rasterise
 
 WIDTH, HEIGHT = 512, 384
-CHANNELS = 10
-RED, GREEN, BLUE, GLOSS, SCALP, MOUSTACHE, JAW, SHADOW, LIPS, BLUSH = range(CHANNELS)
+CHANNELS = 11
+RED, GREEN, BLUE, GLOSS, SCALP, MOUSTACHE, JAW, SHADOW, LIPS, BLUSH, BROWS = range(CHANNELS)
 NOISES = 6
 
 
@@ -202,14 +202,13 @@ def bake(canvas: Canvas, who: Identity, rng: np.random.Generator) -> np.ndarray:
     lips = canvas.lips * (1 + 0.12 * finest)
     colour = colour * (1 - 0.85 * lips[..., None]) + 0.85 * lips[..., None] * _lip_colour(who)
     colour *= 1 - 0.9 * canvas.mouth[..., None] * (1 - canvas.lips[..., None])
-    hairs, brow = _brows(canvas, who, finest)
-    colour = colour * (1 - hairs[..., None]) + brow * hairs[..., None]
     gloss = who.oil * (0.22 + 0.3 * canvas.oily) + 0.05 * fine + 0.35 * lips
     scalp = smoothstep(-0.03, 0.07, hair_depth(place, who.hairline) + 0.02 * patch)
     texture = canvas.blank.copy()
     texture[..., :3] = to_bytes(np.sqrt(np.clip(colour, 0, 1)))
     texture[..., GLOSS] = to_bytes(gloss)
     texture[..., SCALP] = to_bytes(scalp * canvas.hairy)
+    texture[..., BROWS] = to_bytes(_brows(canvas, who, finest))
     return texture
 
 
@@ -272,8 +271,8 @@ def _lip_colour(who: Identity) -> Floats:
     return np.asarray(np.clip(who.skin**0.9 * who.lip * 0.85, 0, 1), np.float32)
 
 
-def _brows(canvas: Canvas, who: Identity, noise: Floats) -> tuple[Floats, Floats]:
-    """Share (H, W) of the skin that brow hairs hide, and their colour."""
+def _brows(canvas: Canvas, who: Identity, noise: Floats) -> Floats:
+    """Share (H, W) of the skin that brow hairs hide."""
     height, arch, tilt, gap, length, thickness, density = who.brows
     x, y = np.abs(canvas.place[..., 0]), canvas.place[..., 1]
     along = (x - max(gap, 0.03)) / max(length, 0.3)
@@ -288,6 +287,4 @@ def _brows(canvas: Canvas, who: Identity, noise: Floats) -> tuple[Floats, Floats
     )
     body = body * (canvas.place[..., 2] > 0.7)
     tufts = np.clip(0.85 + 0.25 * noise, 0, 1.0)
-    return np.asarray(
-        np.clip(body * tufts * np.clip(density, 0.35, 1), 0, 0.95), np.float32
-    ), who.brow
+    return np.asarray(np.clip(body * tufts * np.clip(density, 0.35, 1), 0, 0.95), np.float32)
