@@ -177,3 +177,15 @@ def test_a_mix_shares_identities_by_weight(tmp_path: Path):
     )
     with pytest.raises(FoundryError, match="one weight, 0 or more, for each of x, y"):
         build_generator("mix", parts=parts, weights={"x": 1})
+
+
+def test_a_part_of_weight_nought_is_not_built_and_owes_nothing(tmp_path: Path):
+    parts = {
+        "x": {"name": "import", "root": str(folder(tmp_path / "x"))},
+        "gone": {"name": "diffusion", "model": str(tmp_path / "no such model")},
+    }
+    mix = build_generator("mix", parts=parts, weights={"x": 2, "gone": 0})
+    assert mix.identities(2, 0) == ["x.ann", "x.bob"]
+    assert mix.licences == mix.parts["x"].licences
+    with pytest.raises(FoundryError, match="no such model"):
+        build_generator("mix", parts=parts, weights={"x": 2, "gone": 1})

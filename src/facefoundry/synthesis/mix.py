@@ -12,7 +12,8 @@ from facefoundry.synthesis import Face, Generator, build_generator
 
 
 class Mix:
-    """parts: arguments of `build_generator` by name. weights: share of the identities by name.
+    """parts: arguments of `build_generator` by name. weights: share of the identities by name; a
+    part of weight 0 is not built, and its licences are none of the faces'.
 
     An identity is called `<part>.<its name there>`. Raises FoundryError where the names differ.
     """
@@ -28,7 +29,9 @@ class Mix:
             )
         self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         self.parts: dict[str, Generator] = {
-            name: build_generator(**arguments) for name, arguments in parts.items()
+            name: build_generator(**arguments)
+            for name, arguments in parts.items()
+            if weights[name] > 0
         }
 
     @property
