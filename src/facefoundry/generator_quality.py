@@ -12,12 +12,8 @@ from numpy.typing import NDArray
 
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import Embed, embed_images, held_out_pairs
-from facefoundry.curation.rules import (
-    identity_centres,
-    pair_cosines,
-    similar_identities,
-    similarity_summary,
-)
+from facefoundry.centres import identity_centres
+from facefoundry.curation.rules import pair_cosines, similar_identities, similarity_summary
 from facefoundry.data import Crops
 from facefoundry.identification import search
 from facefoundry.progress import track

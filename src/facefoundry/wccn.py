@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from facefoundry.backbones.layers import Embedding
+from facefoundry.centres import identity_sums
 from facefoundry.data import NOBODY, Crops
 from facefoundry.errors import FoundryError
 from facefoundry.progress import track
@@ -60,8 +61,7 @@ def wccn_matrix(embeddings: Floats, labels: Ints, ridge: float) -> Floats:
     mean of each one's identity, plus `ridge` times its mean variance in all directions. Its mean
     eigenvalue is 1."""
     labels = np.unique(labels, return_inverse=True)[1]
-    sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
-    np.add.at(sums, labels, embeddings)
+    sums = identity_sums(embeddings, labels)
     centred = embeddings - (sums / np.bincount(labels)[:, None])[labels]
     within = centred.T @ centred / len(centred)
     size = len(within)

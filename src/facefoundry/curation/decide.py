@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from facefoundry.centres import identity_centres
 from facefoundry.curation import rules
 from facefoundry.errors import FoundryError
 from facefoundry.sharding import Row
@@ -79,7 +80,7 @@ def _drop_duplicates(faces: Decisions, bits: int) -> None:
 def _separate_identities(faces: Decisions, max_similarity: float, merge: bool) -> None:
     """Two names for one face: keep the larger, or give both its name."""
     names, labels = faces.labels()
-    centres = rules.identity_centres(faces.column("embedding"), labels)
+    centres = identity_centres(faces.column("embedding"), labels)
     target = rules.similar_identities(centres, np.bincount(labels), max_similarity)
     if merge:
         for row, label in zip(faces.rows, labels, strict=True):

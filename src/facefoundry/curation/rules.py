@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facefoundry.centres import identity_sums
 from facefoundry.curation.neighbours import CentreIndex, HashIndex, Index, leaders
 
 Bools = NDArray[np.bool_]
@@ -39,19 +40,10 @@ def _leaders_in(order: Ints, items: NDArray[Any], index: Index, label: str) -> I
     return leader
 
 
-def identity_centres(embeddings: Floats, labels: Ints) -> Floats:
-    """Mean directions (K, D) of L2-normalised embeddings (N, D) with labels 0..K-1, each used."""
-    sums = np.zeros((int(labels.max()) + 1, embeddings.shape[1]), np.float32)
-    np.add.at(sums, labels, embeddings)
-    return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
-
-
 def consistency(embeddings: Floats, labels: Ints) -> Floats:
     """Cosine (N,) of each image to the mean of the *other* images of its identity; 1 for a single
     image, which has nothing to disagree with."""
-    sums = np.zeros((int(labels.max()) + 1, embeddings.shape[1]), np.float32)
-    np.add.at(sums, labels, embeddings)
-    others = sums[labels] - embeddings
+    others = identity_sums(embeddings, labels)[labels] - embeddings
     length = np.linalg.norm(others, axis=1)
     alone = np.bincount(labels)[labels] == 1
     cosine = np.einsum("nd,nd->n", embeddings, others) / np.maximum(length, 1e-12)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from facefoundry import manifest
 from facefoundry.alignment import warp
 from facefoundry.benchmarks import embed_images
-from facefoundry.curation.rules import identity_centres
+from facefoundry.centres import identity_centres
 from facefoundry.data import labels_of
 from facefoundry.diffusion.nets import FULL_SIDE, MARGIN, SIDE
 from facefoundry.errors import FoundryError
