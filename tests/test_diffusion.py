@@ -39,7 +39,7 @@ from facefoundry.diffusion.sampling import noise, sample
 from facefoundry.errors import DivergedError, FoundryError
 from facefoundry.generator_quality import aligned
 from facefoundry.images import encode_jpeg, read_image
-from facefoundry.inference import open_model
+from facefoundry.inference import find_model, open_model
 from facefoundry.licences import enforce
 from facefoundry.model_dir import ModelSpec, save_model
 from facefoundry.shards import write_shard
@@ -442,9 +442,10 @@ def test_a_policy_stops_the_fitting_before_it_starts(project: Path):
     owed = [LICENCE | {"source": "tests", "real_faces": "yes", "name": "photographs"}]
     table = manifest.with_licences(manifest.read(project / "data/curate"), owed)
     manifest.write(table, project / "data/curate")
+    chain = licence_chain(project / "data/curate", find_model("clean").parent)
     with pytest.raises(FoundryError, match=r"policy no-real-faces forbids photographs"):
-        enforce("no-real-faces", licence_chain(project / "data/curate", "clean"))
-    enforce("commercial", licence_chain(project / "data/curate", "clean"))
+        enforce("no-real-faces", chain)
+    enforce("commercial", chain)
 
 
 def test_the_pipeline_file_of_the_stage_names_files_that_are_there():

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from facefoundry import manifest
 from facefoundry.alignment import warp
-from facefoundry.benchmarks import embed_images
+from facefoundry.benchmarks import Embed, embed_images
 from facefoundry.centres import identity_centres
 from facefoundry.data import labels_of
 from facefoundry.diffusion.nets import FULL_SIDE, MARGIN, SIDE
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, decode_image, resize
-from facefoundry.inference import open_model
 from facefoundry.keeping import atomic
 from facefoundry.progress import track
 from facefoundry.shards import read_member
@@ -98,10 +97,8 @@ def cut_margin(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
-def templates(images: NDArray[np.uint8], labels: NDArray[np.int64], model: str) -> Floats:
-    """(I, D) unit embeddings of the identities: the mean of their images', by `model`, a name or
-    path for `inference.find_model`."""
-    embed = open_model(model).embed
+def templates(images: NDArray[np.uint8], labels: NDArray[np.int64], embed: Embed) -> Floats:
+    """(I, D) unit embeddings of the identities: the mean of their images'."""
     embeddings = embed_images(embed, crops_of(images), flip=False, title="identities")
     return identity_centres(embeddings, labels)
 

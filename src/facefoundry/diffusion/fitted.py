@@ -51,9 +51,9 @@ def fit_generator(
     options: the values of conf/fit_generator.yaml. Raises FoundryError where the licence chain of
     the faces, or of the model that knows identities, breaks the policy.
     """
-    chain = licence_chain(faces, options["identity_model"])
-    enforce(options["policy"], chain)
     identity_model = open_model(options["identity_model"])
+    chain = licence_chain(faces, identity_model.source.parent)
+    enforce(options["policy"], chain)
     who = {"identity_model_sha256": identity_model.digest}
     # of what the latents rest on alone, so that another flow takes them up
     latents_of = {key: options[key] for key in LATENTS_OF} | who
@@ -61,14 +61,14 @@ def fit_generator(
     data = read_faces(faces, options["images"], options["controls"])
     known = kept_array(
         cache / "templates.npy",
-        lambda: templates(data.images, data.labels, options["identity_model"]),
+        lambda: templates(data.images, data.labels, identity_model.embed),
     )
     diffuser, curves = _fit(options, data, known, cache, log_metrics)
     diffuser.spec |= {"licences": chain, "provenance": _provenance(options, faces, data) | who}
     save_diffuser(diffuser, out)
     keep_identity_model(identity_model.source, out)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
-    embed = build_auditor(options["judge"], options["identity_model"])
+    embed = build_auditor(options["judge"], identity_model.embed)
     memory = memory_metrics(out, data, embed, options["memory"], options["seed"])
     shutil.rmtree(cache)
     return {
@@ -116,10 +116,9 @@ def _fit(
     return diffuser, {coding.name: coding.curves, flow.name: flow.curves}
 
 
-def licence_chain(faces: Path, identity_model: str) -> list[dict[str, str]]:
-    """What the fitted model rests on: the faces, and the embedder that knows the identities."""
-    embedder = read_spec(open_model(identity_model).source.parent)
-    return merged(manifest.licences(manifest.read(faces)), embedder.licences)
+def licence_chain(faces: Path, identity_model: Path) -> list[dict[str, str]]:
+    """What the fitted model rests on: the faces, and the model directory that knows identities."""
+    return merged(manifest.licences(manifest.read(faces)), read_spec(identity_model).licences)
 
 
 def _provenance(options: Mapping[str, Any], faces: Path, data: FittingFaces) -> dict[str, Any]:

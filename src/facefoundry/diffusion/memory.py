@@ -12,7 +12,6 @@ from facefoundry.benchmarks import Embed, Images, embed_images, held_out_pairs
 from facefoundry.diffusion.faces import FittingFaces, crops_of, cut_margin
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image, contact_sheet, save_png
-from facefoundry.inference import open_model
 from facefoundry.leak_audit import audit, closest
 from facefoundry.progress import track
 from facefoundry.references import sface
@@ -21,10 +20,10 @@ from facefoundry.synthesis.diffusion import Diffusion
 SHOWN = 8  # identities on the preview
 
 
-def build_auditor(judge: str, identity_model: str) -> Embed:
+def build_auditor(judge: str, identity_embed: Embed) -> Embed:
     """SFace where curation has a judge; without one the model that knows the identities, which
     saw no photograph but took part in the fitting."""
-    return open_model(identity_model).embed if judge == "none" else sface()
+    return identity_embed if judge == "none" else sface()
 
 
 def memory_metrics(
