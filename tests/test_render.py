@@ -217,3 +217,8 @@ def test_a_missing_wheel_is_one_line_with_the_fix(
 def test_a_crop_wider_than_the_image_is_refused() -> None:
     with pytest.raises(FoundryError, match=r"generator\.crop"):
         Render(size=100, crop=(90, 120))
+
+
+def test_days_outside_nought_to_one_are_refused() -> None:
+    with pytest.raises(FoundryError, match=r"generator\.days: 2\.0 is not in 0\.\.1"):
+        Render(days=2.0)

@@ -59,6 +59,8 @@ class Render:
                 f"generator.crop: {list(crop)} must be [least, greatest] with both in 1..{size},"
                 " the generator.size"
             )
+        if not 0 <= days <= 1:
+            raise FoundryError(f"generator.days: {days} is not in 0..1")
         self.size, self.crop, self.spread, self.pose = size, (crop[0], crop[1]), spread, pose
         self.days = days
         head = load_head(Path(cache))

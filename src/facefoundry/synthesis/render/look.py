@@ -30,7 +30,7 @@ class Hair:
 
 @dataclass(frozen=True)
 class Day:
-    """What months change in one face. tan: (3,) factors of the skin's linear RGB; flush: of the
+    """What time changes in one face. tan: (3,) factors of the skin's linear RGB; flush: of the
     cheeks, below 0 pale; brows: factor of their density; brow_tint, hair_tint: of reflectance."""
 
     tan: Floats
