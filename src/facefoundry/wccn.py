@@ -61,6 +61,7 @@ def wccn_matrix(embeddings: Floats, labels: Ints, ridge: float) -> Floats:
     mean of each one's identity, plus `ridge` times its mean variance in all directions. Its mean
     eigenvalue is 1."""
     labels = np.unique(labels, return_inverse=True)[1]
+    embeddings = np.asarray(embeddings, np.float64)  # small eigenvalues are what it divides by
     sums = identity_sums(embeddings, labels)
     centred = embeddings - (sums / np.bincount(labels)[:, None])[labels]
     within = centred.T @ centred / len(centred)

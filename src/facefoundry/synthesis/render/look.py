@@ -89,6 +89,7 @@ def draw_look(
     yaw = rng.uniform(-60, 60) if wide else rng.normal(0, 19)
     directions, colours = _lights(rng)
     day = _draw_day(days, rng.spawn(1)[0])  # of its own, so that all else stays as without it
+    knitted, peaked = 0.05 + 0.09 * days, 0.04 + 0.07 * days
     made_up = float(rng.random() < 0.6 * (1 - who.male))
     beard = rng.random() < who.beard * (who.male > 0.5)
     glasses = int(rng.choice(3, p=(0.76, 0.17, 0.07)))
@@ -109,9 +110,7 @@ def draw_look(
         jaw=float(beard) * float(rng.random() < 0.65) * rng.uniform(0.3, 1.0),
         beard_depth=float(rng.random() < 0.5) * rng.uniform(0.02, 0.12),
         glasses=glasses,
-        hat=int(
-            rng.choice(3, p=np.add((0.91, 0.05, 0.04), np.multiply(days, (-0.16, 0.09, 0.07))))
-        ),
+        hat=int(rng.choice(3, p=(1 - knitted - peaked, knitted, peaked))),
         shadow=made_up * float(rng.beta(1, 2)),
         lipstick=made_up * float(rng.beta(1, 1.2)),
         blush=made_up * float(rng.beta(1, 2)) + day.flush,

@@ -83,17 +83,17 @@ def shade(
 ) -> None:
     """Colour the pixels of image (H, W, 3), linear RGB, where index (H, W) is not negative.
 
-    texture: (h, w, 11) uint8, see `skin`. look: scalp, moustache, jaw, eye shadow, lipstick, blush,
-    iris cosine, pupil cosine, brows. lights: (2, 6) half vector towards the viewer and colour of
-    the hard lights. eyes: (3,) direction of the gaze in eye space; for eyeballs TINT is the
-    direction of the surface in eye space. tan: (3,) factors of the skin's reflectance. brow: (3,)
-    colour of brows.
+    texture: (h, w, CHANNELS) uint8, see `skin`. look: scalp, moustache, jaw, eye shadow, lipstick,
+    blush, iris cosine, pupil cosine, brows. lights: (2, 6) half vector towards the viewer and
+    colour of the hard lights. eyes: (3,) direction of the gaze in eye space; for eyeballs TINT is
+    the direction of the surface in eye space. tan: (3,) factors of the skin's reflectance. brow:
+    (3,) colour of brows.
     """
     height, width = index.shape
-    rows, columns = texture.shape[0], texture.shape[1]
+    rows, columns, channels = texture.shape
     period = strands.shape[0]
     value = np.zeros(COLUMNS, np.float32)
-    texel = np.zeros(11, np.float32)
+    texel = np.zeros(channels, np.float32)
     colour = np.zeros(3, np.float32)
     for y in range(height):
         for x in range(width):
@@ -122,7 +122,7 @@ def shade(
                 left, right = iu % columns, (iu + 1) % columns
                 q00, q01 = (1 - fu) * (1 - fv), fu * (1 - fv)
                 q10, q11 = (1 - fu) * fv, fu * fv
-                for k in range(11):
+                for k in range(channels):
                     texel[k] = (
                         q00 * texture[iv, left, k]
                         + q01 * texture[iv, right, k]
