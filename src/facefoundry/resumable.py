@@ -27,6 +27,8 @@ class ResumableModule(pl.LightningModule):
     options: `steps` and what facefoundry.optim reads; `ema`, 0 for no moving average.
     """
 
+    memory_format = torch.channels_last  # what convolutions and batch normalisation like best
+
     def __init__(self, options: Mapping[str, Any], log_metrics: LogMetrics) -> None:
         super().__init__()
         self.options, self.log_metrics = options, log_metrics
@@ -37,9 +39,9 @@ class ResumableModule(pl.LightningModule):
         self._losses: list[torch.Tensor] = []
 
     def adopt(self, net: nn.Module) -> nn.Module:
-        """The net that is trained, in the memory layout that convolutions like best; its moving
-        average is kept beside it where the options ask for one."""
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """The net that is trained, in its `memory_format`; its moving average is kept beside it
+        where the options ask for one."""
+        net = net.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         if self.options["ema"]:
             self.average = moving_average(net, self.options["ema"])
         self._followed = [net]  # in a list: its weights are in the state once, under its own name

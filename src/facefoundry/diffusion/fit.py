@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from facefoundry.data import normalise
@@ -103,6 +104,9 @@ class FlowFitting(Fitting):
     embeddings: (N, D) of each image's identity, unit; controls: (N, K), standardised."""
 
     name = "flow"
+    # group normalisation is slow on a CPU in channels_last, and so is backward through the fused
+    # attention of so few places
+    memory_format = torch.contiguous_format
 
     def __init__(
         self,
@@ -122,10 +126,11 @@ class FlowFitting(Fitting):
         told = torch.rand((len(rows), 1), generator=draw) >= self.options["dropout"]
         conditions = condition(self.embeddings[rows] * told, self.controls[rows])
         mixed = torch.lerp(data, noise, time[:, None, None, None])
-        velocity = self.net(
-            mixed.to(self.device),
-            (1000 * time).to(self.device),
-            None,
-            class_labels=conditions.to(self.device),
-        ).sample
+        with sdpa_kernel(SDPBackend.MATH):
+            velocity = self.net(
+                mixed.to(self.device),
+                (1000 * time).to(self.device),
+                None,
+                class_labels=conditions.to(self.device),
+            ).sample
         return functional.mse_loss(velocity, (noise - data).to(self.device))
