@@ -316,7 +316,7 @@ def test_the_generator_keeps_the_protocol(model: Path):
 def test_of_several_draws_the_one_nearest_to_its_identity_is_kept(model: Path):
     generator = build_generator("diffusion", model=str(model), max_similarity=0.9, candidates=3)
     name = generator.identities(1, seed=0)[0]
-    who = generator._embedding(name, 0)
+    who, _ = generator._identity(name, 0)
     seen: list[np.ndarray] = []
 
     def embed(crops: np.ndarray) -> np.ndarray:
@@ -332,6 +332,30 @@ def test_of_several_draws_the_one_nearest_to_its_identity_is_kept(model: Path):
     assert len(set(darkest.tolist())) > 1, "always the same place: the case shows nothing"
     for face, draws, place in zip(faces, drawn, darkest, strict=True):
         assert np.array_equal(cut_margin(face.image[None])[0], draws[place])
+
+
+def test_images_of_an_identity_start_from_noise_that_they_share(model: Path, monkeypatch):
+    starts: list[np.ndarray] = []
+
+    def sample(_diffuser, who: np.ndarray, _controls, start: np.ndarray, *_: object):
+        starts.append(start.reshape(len(start), -1))
+        return np.zeros((len(who), SIDE, SIDE, 3), np.uint8)
+
+    monkeypatch.setattr("facefoundry.synthesis.diffusion.sample", sample)
+    for share in (0.0, 0.6, 1.0):
+        generator = build_generator("diffusion", model=str(model), shared_noise=share, batch=64)
+        for identity in ("d1", "d2"):
+            generator.faces(identity, 64, seed=0)
+        one, other = starts.pop(-2), starts.pop()
+        assert one.var() == pytest.approx(1, abs=0.15)
+        apart = ~np.eye(64, dtype=bool)
+        assert np.corrcoef(one)[apart].mean() == pytest.approx(share, abs=0.05)
+        assert abs(np.corrcoef(one, other)[:64, 64:].mean()) < 0.15, "nor with another identity"
+
+
+def test_a_share_of_noise_that_is_none_is_refused(model: Path):
+    with pytest.raises(FoundryError, match="shared_noise: 1.5 is not between 0 and 1"):
+        build_generator("diffusion", model=str(model), shared_noise=1.5)
 
 
 def test_without_the_model_that_told_identities_apart_none_is_chosen(model: Path):
@@ -361,7 +385,7 @@ def test_the_shipped_generator_s_own_model_knows_its_identities_again():
     generator = build_generator("diffusion")
     names = generator.identities(4, 0)
     crops = [cut_margin(face.image[None]) for name in names for face in generator.faces(name, 2, 0)]
-    asked_for = np.stack([generator._embedding(name, 0) for name in names])
+    asked_for = np.stack([generator._identity(name, 0)[0] for name in names])
     cosine = generator.embed(np.concatenate(crops)) @ asked_for.T
     own = np.repeat(np.eye(4, dtype=bool), 2, axis=0)
     assert cosine[own].mean() > cosine[~own].mean() + 0.2
@@ -370,7 +394,7 @@ def test_the_shipped_generator_s_own_model_knows_its_identities_again():
 def test_identities_are_kept_apart(model: Path):
     generator = build_generator("diffusion", model=str(model), max_similarity=0.3)
     names = generator.identities(6, seed=0)
-    embeddings = np.stack([generator._embedding(name, 0) for name in names])
+    embeddings = np.stack([generator._identity(name, 0)[0] for name in names])
     cosine = embeddings @ embeddings.T - 2 * np.eye(6)
     assert cosine.max() < 0.3
     everyone = [f"d{number:06d}" for number in range(6)]

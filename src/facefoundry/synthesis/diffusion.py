@@ -14,7 +14,7 @@ from facefoundry.benchmarks import Embed, Images
 from facefoundry.diffusion.faces import cut_margin, enlarge
 from facefoundry.diffusion.nets import MARGIN, load_diffuser, open_identity_model
 from facefoundry.diffusion.population import Floats
-from facefoundry.diffusion.sampling import noise, sample
+from facefoundry.diffusion.sampling import mixed, noise, sample
 from facefoundry.errors import FoundryError
 from facefoundry.synthesis import Face, face_rng
 
@@ -28,6 +28,9 @@ class Diffusion:
     those of the training set). max_similarity: least cosine at which two identities are one too
     many. batch: images at a time. candidates: draws for each image; the one that the identity
     model of the fit finds nearest to the identity is kept, which costs as many times the work.
+    shared_noise: share of the start's variance that all images of an identity have in common: what
+    the embedding does not say of a face, the start does (the mixed noise of Ge et al., "Preserve
+    Your Own Correlation", ICCV 2023).
 
     Images are 128 x 128, enlarged from 64 x 64, and aligned: the landmarks are those of the ArcFace
     template. On a GPU where there is one, else on one thread, so that the number of workers changes
@@ -46,10 +49,14 @@ class Diffusion:
         max_similarity: float = 0.6,
         batch: int = 16,
         candidates: int = 1,
+        shared_noise: float = 0.85,
     ) -> None:
+        if not 0 <= shared_noise <= 1:
+            raise FoundryError(f"generator.shared_noise: {shared_noise} is not between 0 and 1")
         self.steps, self.guidance, self.interval = steps, guidance, interval
         self.spread, self.max_similarity = spread, max_similarity
         self.batch, self.candidates = max(1, batch // candidates), candidates
+        self.shared_noise = shared_noise
         self.model, self.diffuser = Path(model), load_diffuser(Path(model))
         self.licences: list[dict[str, str]] = self.diffuser.spec["licences"]
         if torch.cuda.is_available():
@@ -63,7 +70,7 @@ class Diffusion:
         kept = np.empty((count, len(self.diffuser.population.mean)), np.float32)
         names: list[str] = []
         for number in range(TRIES * count):
-            embedding = self._embedding(name := f"d{number:06d}", seed)
+            embedding, _ = self._identity(name := f"d{number:06d}", seed)
             if (kept[: len(names)] @ embedding).max(initial=-1) < self.max_similarity:
                 kept[len(names)] = embedding
                 names.append(name)
@@ -82,15 +89,21 @@ class Diffusion:
             for face in self._batch(identity, range(start, min(start + self.batch, count)), seed)
         ]
 
-    def _embedding(self, identity: str, seed: int) -> Floats:
-        return self.diffuser.population.identity(face_rng(seed, identity, -1), self.spread)
+    def _identity(self, identity: str, seed: int) -> tuple[Floats, Floats]:
+        """The embedding (D,) and the noise (C, h, w) that its images have in common."""
+        rng = face_rng(seed, identity, -1)
+        return self.diffuser.population.identity(rng, self.spread), noise(self.diffuser, rng)
 
     def _batch(self, identity: str, indices: range, seed: int) -> list[Face]:
         population = self.diffuser.population
-        who = self._embedding(identity, seed)
+        who, common = self._identity(identity, seed)
         rngs = [face_rng(seed, identity, index) for index in indices]
         controls = np.stack([population.draw_controls(rng) for rng in rngs])
-        starts = [noise(self.diffuser, rng) for rng in rngs for _ in range(self.candidates)]
+        starts = [
+            mixed(common, noise(self.diffuser, rng), self.shared_noise)
+            for rng in rngs
+            for _ in range(self.candidates)
+        ]
         drawn = sample(
             self.diffuser,
             np.repeat(who[None], len(starts), axis=0),
