@@ -139,9 +139,12 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     `update_parameters`; the early ones count less, with (1 + n) / (10 + n) where that is below
     `decay`, or it would remember the random start (Tan and Le, "EfficientNet", ICML 2019)."""
 
-    def blend(average: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> Any:
+    def blend(averages: Any, values: Any, count: torch.Tensor | int) -> None:
         keep = min(decay, (1 + int(count)) / (10 + int(count)))
-        return average + (1 - keep) * (value - average)
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - keep)
+        else:  # a count of batches
+            torch._foreach_copy_(averages, values)
 
-    averaged = AveragedModel(module, avg_fn=blend, use_buffers=True)
+    averaged = AveragedModel(module, multi_avg_fn=blend, use_buffers=True)
     return averaged.requires_grad_(False)
