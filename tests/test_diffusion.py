@@ -354,7 +354,7 @@ def test_images_of_an_identity_start_from_noise_that_they_share(model: Path, mon
 
 
 def test_a_share_of_noise_that_is_none_is_refused(model: Path):
-    with pytest.raises(FoundryError, match="shared_noise: 1.5 is not between 0 and 1"):
+    with pytest.raises(FoundryError, match=r"shared_noise: 1\.5 is not between 0 and 1"):
         build_generator("diffusion", model=str(model), shared_noise=1.5)
 
 
