@@ -20,7 +20,7 @@ def noise(diffuser: FaceDiffuser, rng: np.random.Generator) -> Floats:
 
 
 def mixed(common: Floats, own: Floats, share: float) -> Floats:
-    """Noise of which `share` of the variance is `common`'s: all three of one shape and variance 1."""
+    """Noise of which `share` of the variance is `common`'s; all of one shape and variance 1."""
     return np.asarray(np.sqrt(share) * common + np.sqrt(1 - share) * own, np.float32)
 
 
