@@ -356,6 +356,16 @@ def test_training_stops_where_validation_no_longer_improves(data, tmp_path: Path
     assert steps[-1] - steps[best] >= 8
 
 
+def test_without_a_terminal_a_line_says_that_it_goes_on(data, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("facefoundry.training.QUIET_SECONDS", 0.0)
+    fit(recognizer(data, steps=4, validate_every=4), tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "step" in line]
+    assert [line.split("  ")[0] for line in lines[:4]] == [
+        f"RecognizerModule: step {step} of 4" for step in (1, 2, 3, 4)
+    ]
+    assert "images/s" in lines[0] and "val_eer" in lines[-1] and "val_eer" not in lines[0]
+
+
 def test_without_patience_the_last_weights_are_kept(data, tmp_path: Path, monkeypatch):
     errors = iter([0.1, 0.2, 0.3, 0.4])  # the first validation is the best
     monkeypatch.setattr(TrainingModule, "_validate", lambda self: next(errors))

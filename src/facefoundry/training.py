@@ -31,6 +31,7 @@ from facefoundry.trainers import build_trainer
 from facefoundry.verification import eer, pair_similarity, roc
 
 BEST = "best.pt"
+QUIET_SECONDS = 60.0  # without a word, where no terminal shows a bar
 
 Chain = list[dict[str, str]]
 
@@ -58,7 +59,7 @@ class TrainingModule(ResumableModule):
         self._whole: list[nn.Module] = []  # in a list: it is no part of what is trained
         self.data = data
         self.sampler = build_sampler(data, options, needs)
-        self._started = 0.0
+        self._started = self._told = 0.0
 
     @property
     def steps_left(self) -> int:
@@ -117,21 +118,35 @@ class TrainingModule(ResumableModule):
             self.checkpoint(self.cache)
         self.trainer.should_stop = not self.steps_left
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        quiet = time.monotonic() - self._told >= QUIET_SECONDS
+        if quiet and self.global_step and self.trainer.is_global_zero:
+            self._say(self._speed())
+
     def _tell(self, point: dict[str, float]) -> None:
+        metrics, speed = {k: v for k, v in point.items() if k != "step"}, self._speed()
+        record("point", path=self.cache, **point | speed)
+        self._say(metrics | speed)
+        self.log_metrics(metrics, self.step)
+
+    def _speed(self) -> dict[str, float]:
         steps_per_second = self.global_step / (time.monotonic() - self._started)
-        speed = {
+        return {
             "images/s": steps_per_second * self.options["batch_size"],
             "s left": self.steps_left / steps_per_second,
         }
-        record("point", path=self.cache, **point | speed)
+
+    def _say(self, told: Mapping[str, float]) -> None:
+        """A line where no terminal shows a bar."""
+        self._told = time.monotonic()
         if not sys.stderr.isatty():
-            text = "  ".join(f"{key} {value:.4g}" for key, value in (point | speed).items())
-            print(f"{type(self).__name__}: {text} of {self.options['steps']}", file=sys.stderr)
-        self.log_metrics({k: v for k, v in point.items() if k != "step"}, self.step)
+            text = "  ".join(f"{key} {value:.4g}" for key, value in told.items())
+            place = f"step {self.step} of {self.options['steps']}"
+            print(f"{type(self).__name__}: {place}  {text}", file=sys.stderr, flush=True)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
 
     def resume(self, cache: Path) -> None:
         super().resume(cache)
