@@ -1,4 +1,4 @@
-"""The two array types of this package; docstrings give the shapes."""
+"""The two array types of this package, whose shapes the docstrings give, and their bytes."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
+
+
+def to_bytes(values: Floats) -> NDArray[np.uint8]:
+    """0..1 -> 0..255."""
+    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)

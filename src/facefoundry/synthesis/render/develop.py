@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from facefoundry.images import Image
-from facefoundry.synthesis.render.arrays import Floats
+from facefoundry.synthesis.render.arrays import Floats, to_bytes
 from facefoundry.synthesis.render.identity import Identity
 from facefoundry.synthesis.render.look import Look
 
@@ -54,4 +54,4 @@ def develop(
     coded = np.clip(toned, 0, 1) ** np.float32(1 / 2.2)
     contrast = rng.normal(1.05, 0.10)
     coded = (coded - 0.45) * contrast + 0.45
-    return (np.clip(coded, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return to_bytes(coded)

@@ -38,7 +38,17 @@ from facefoundry.synthesis.render.shade import (
     strand_sheen,
     vertex_light,
 )
-from facefoundry.synthesis.render.skin import Canvas
+from facefoundry.synthesis.render.skin import (
+    BLUSH,
+    BROWS,
+    CHANNELS,
+    JAW,
+    LIPS,
+    MOUSTACHE,
+    SCALP,
+    SHADOW,
+    Canvas,
+)
 
 SUPERSAMPLING = 2
 SHADOW_SIZE = 192
@@ -220,31 +230,30 @@ def _shade(
         _vertex_attributes(scene, look),
         texture,
         strands,
-        np.array(
-            [
-                min(look.hair.cover, 1.0),
-                look.moustache,
-                look.jaw,
-                look.shadow,
-                look.lipstick,
-                look.blush,
-                np.cos(who.iris_size),
-                np.cos(look.pupil),
-                look.day.brows,
-            ],
-            np.float32,
-        ),
+        _strength(look),
         np.concatenate([halves, look.colours[:2]], axis=1).astype(np.float32),
         look.hair.colour,
         0.8 * who.hair,
         np.array([0.42, 0.04, 0.06], np.float32) * (0.5 + 0.5 * (1 - who.melanin)),
         gaze / np.linalg.norm(gaze),
         who.iris,
+        np.float32(np.cos(who.iris_size)),
+        np.float32(np.cos(look.pupil)),
         look.day.tan,
         who.brow * np.float32(look.day.brow_tint),
         image,
     )
     return image
+
+
+def _strength(look: Look) -> Floats:
+    """(CHANNELS,): how much of what each mask of the texture covers is there."""
+    strength = np.zeros(CHANNELS, np.float32)
+    strength[SCALP] = min(look.hair.cover, 1.0)
+    strength[MOUSTACHE], strength[JAW] = look.moustache, look.jaw
+    strength[SHADOW], strength[LIPS], strength[BLUSH] = look.shadow, look.lipstick, look.blush
+    strength[BROWS] = look.day.brows
+    return strength
 
 
 def _vertex_attributes(scene: Scene, look: Look) -> Floats:

@@ -6,6 +6,17 @@ import numpy as np
 from numba import njit
 
 from facefoundry.synthesis.render.arrays import Floats, Ints
+from facefoundry.synthesis.render.meshes import EYEBALL, FLESH, STRANDS
+from facefoundry.synthesis.render.skin import (
+    BLUSH,
+    BROWS,
+    GLOSS,
+    JAW,
+    LIPS,
+    MOUSTACHE,
+    SCALP,
+    SHADOW,
+)
 
 # columns of the per-vertex attributes that the pixels interpolate
 LIGHT, NORMAL, COORDS, TINT, DETAIL, KEY, SHEEN, COLUMNS = 0, 3, 6, 8, 11, 12, 13, 14
@@ -70,24 +81,26 @@ def shade(
     attributes: Floats,
     texture: np.ndarray,
     strands: Floats,
-    look: Floats,
+    strength: Floats,
     lights: Floats,
     hair: Floats,
     beard: Floats,
     lip: Floats,
     eyes: Floats,
     iris: Floats,
+    iris_cosine: np.float32,
+    pupil_cosine: np.float32,
     tan: Floats,
     brow: Floats,
     image: Floats,
 ) -> None:
     """Colour the pixels of image (H, W, 3), linear RGB, where index (H, W) is not negative.
 
-    texture: (h, w, CHANNELS) uint8, see `skin`. look: scalp, moustache, jaw, eye shadow, lipstick,
-    blush, iris cosine, pupil cosine, brows. lights: (2, 6) half vector towards the viewer and
-    colour of the hard lights. eyes: (3,) direction of the gaze in eye space; for eyeballs TINT is
-    the direction of the surface in eye space. tan: (3,) factors of the skin's reflectance. brow:
-    (3,) colour of brows.
+    texture: (h, w, CHANNELS) uint8, see `skin`. strength: (CHANNELS,) of what its masks cover.
+    lights: (2, 6) half vector towards the viewer and colour of the hard lights. eyes: (3,)
+    direction of the gaze in eye space; for eyeballs TINT is the direction of the surface in eye
+    space. iris_cosine, pupil_cosine: of the angle between the gaze and the edge of each. tan: (3,)
+    factors of the skin's reflectance. brow: (3,) colour of brows.
     """
     height, width = index.shape
     rows, columns, channels = texture.shape
@@ -105,13 +118,13 @@ def shade(
             wc = np.float32(1.0) - wa - wb
             what = kind[t]
             for k in range(COLUMNS):
-                if what == 0 and (TINT <= k <= DETAIL or k == SHEEN):
+                if what == FLESH and (TINT <= k <= DETAIL or k == SHEEN):
                     continue
                 value[k] = wa * attributes[a, k] + wb * attributes[b, k] + wc * attributes[c, k]
             nx, ny, nz = value[NORMAL], value[NORMAL + 1], value[NORMAL + 2]
             gloss = np.float32(0.03)
             sharp = False
-            if what == 0:
+            if what == FLESH:
                 u = value[COORDS] * columns - np.float32(0.5)
                 v = min(
                     max(value[COORDS + 1] * rows - np.float32(0.5), np.float32(0)),
@@ -129,19 +142,18 @@ def shade(
                         + q10 * texture[iv + 1, left, k]
                         + q11 * texture[iv + 1, right, k]
                     ) * np.float32(1 / 255)
-                gloss = texel[3] * (1 + np.float32(0.6) * look[4] * texel[8])
+                gloss = texel[GLOSS] * (1 + np.float32(0.6) * strength[LIPS] * texel[LIPS])
                 grain = strands[
                     int(value[COORDS + 1] * 2600) % period, int(value[COORDS] * 3400) % period
                 ]
                 stubble = np.float32(0.45) + np.float32(0.9) * grain
-                scalp = min(look[0] * texel[4] * stubble, np.float32(0.97))
-                bearded = min(
-                    max(look[1] * texel[5], look[2] * texel[6]) * stubble, np.float32(0.92)
-                )
-                shadow = look[3] * texel[7]
-                painted = look[4] * texel[8]
-                blush = look[5] * texel[9]
-                brows = min(look[8] * texel[10], np.float32(0.97))
+                scalp = min(strength[SCALP] * texel[SCALP] * stubble, np.float32(0.97))
+                moustache, jaw = strength[MOUSTACHE] * texel[MOUSTACHE], strength[JAW] * texel[JAW]
+                bearded = min(max(moustache, jaw) * stubble, np.float32(0.92))
+                shadow = strength[SHADOW] * texel[SHADOW]
+                painted = strength[LIPS] * texel[LIPS]
+                blush = strength[BLUSH] * texel[BLUSH]
+                brows = min(strength[BROWS] * texel[BROWS], np.float32(0.97))
                 for k in range(3):
                     albedo = texel[k] * texel[k] * tan[k]
                     albedo *= 1 - shadow * (np.float32(0.45) + np.float32(0.15) * k)
@@ -155,29 +167,28 @@ def shade(
                 bump = (grain - np.float32(0.5)) * np.float32(0.10)
                 nx += bump
                 ny -= bump
-            elif what == 1:
+            elif what == EYEBALL:
                 dx, dy, dz = value[TINT], value[TINT + 1], value[TINT + 2]
                 length = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-6)
                 along = (dx * eyes[0] + dy * eyes[1] + dz * eyes[2]) / length
-                if along > look[6]:
-                    depth = (along - look[6]) / (1 - look[6])
+                if along > iris_cosine:
+                    depth = (along - iris_cosine) / (1 - iris_cosine)
                     spoke = (
                         int(np.arctan2(dy / length - eyes[1], dx / length - eyes[0]) * 60) % period
                     )
                     mottle = np.float32(0.65) + np.float32(0.7) * strands[7, spoke]
                     ring = min(depth * np.float32(6.0), np.float32(1.0))
-                    pupil = min(
-                        max((look[7] - along) * np.float32(160.0), np.float32(0)), np.float32(1)
-                    )
+                    outside = (pupil_cosine - along) * np.float32(160.0)
+                    pupil = min(max(outside, np.float32(0)), np.float32(1))
                     for k in range(3):
                         colour[k] = (
                             iris[k] * mottle * (np.float32(0.3) + np.float32(0.7) * ring) * pupil
                         )
                         colour[k] = (colour[k] + np.float32(0.004)) * value[LIGHT + k]
                 else:
-                    edge = max(1 - (look[6] - along) * np.float32(18.0), np.float32(0.0))
+                    edge = max(1 - (iris_cosine - along) * np.float32(18.0), np.float32(0.0))
                     pink = np.float32(0.10) * min(
-                        (look[6] - along) * np.float32(2.0), np.float32(1.0)
+                        (iris_cosine - along) * np.float32(2.0), np.float32(1.0)
                     )
                     for k in range(3):
                         white = np.float32(0.62) - np.float32(0.04) * k - pink * (k > 0)
@@ -194,7 +205,7 @@ def shade(
                         * (1 + np.float32(1.2) * value[DETAIL] * noise)
                         * value[LIGHT + k]
                     )
-                if what == 3:
+                if what == STRANDS:
                     sheen = value[SHEEN] * value[KEY] * (np.float32(0.5) + noise)
                     for k in range(3):
                         colour[k] += (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from facefoundry.synthesis.render.arrays import Floats
+from facefoundry.synthesis.render.arrays import Floats, to_bytes
 from facefoundry.synthesis.render.head import AXIS_CENTRE, SKIN, Head
 from facefoundry.synthesis.render.identity import Identity
 from facefoundry.synthesis.render.raster import FAR, rasterise
@@ -210,11 +210,6 @@ def bake(canvas: Canvas, who: Identity, rng: np.random.Generator) -> np.ndarray:
     texture[..., SCALP] = to_bytes(scalp * canvas.hairy)
     texture[..., BROWS] = to_bytes(_brows(canvas, who, finest))
     return texture
-
-
-def to_bytes(values: Floats) -> np.ndarray:
-    """0..1 -> 0..255."""
-    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _shuffled(noises: Floats, rng: np.random.Generator) -> list[Floats]:
