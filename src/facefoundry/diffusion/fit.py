@@ -104,8 +104,7 @@ class FlowFitting(Fitting):
     embeddings: (N, D) of each image's identity, unit; controls: (N, K), standardised."""
 
     name = "flow"
-    # group normalisation is slow on a CPU in channels_last, and so is backward through the fused
-    # attention of so few places
+    # group normalisation is slow on a CPU in channels_last
     memory_format = torch.contiguous_format
 
     def __init__(
@@ -126,7 +125,7 @@ class FlowFitting(Fitting):
         told = torch.rand((len(rows), 1), generator=draw) >= self.options["dropout"]
         conditions = condition(self.embeddings[rows] * told, self.controls[rows])
         mixed = torch.lerp(data, noise, time[:, None, None, None])
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):  # fused, its backward pass is slow for few places
             velocity = self.net(
                 mixed.to(self.device),
                 (1000 * time).to(self.device),

@@ -19,11 +19,6 @@ def noise(diffuser: FaceDiffuser, rng: np.random.Generator) -> Floats:
     return rng.standard_normal((diffuser.unet.config.in_channels, side, side), np.float32)
 
 
-def mixed(common: Floats, own: Floats, share: float) -> Floats:
-    """Noise of which `share` of the variance is `common`'s; all of one shape and variance 1."""
-    return np.asarray(np.sqrt(share) * common + np.sqrt(1 - share) * own, np.float32)
-
-
 @torch.inference_mode()
 def sample(
     diffuser: FaceDiffuser,

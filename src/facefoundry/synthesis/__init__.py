@@ -56,6 +56,13 @@ def face_rng(seed: int, identity: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index + 1, *identity.encode()])
 
 
+def mixed_noise(
+    common: NDArray[np.float32], own: NDArray[np.float32], share: float
+) -> NDArray[np.float32]:
+    """Noise of which `share` of the variance is `common`'s; all of one shape and variance 1."""
+    return np.asarray(np.sqrt(share) * common + np.sqrt(1 - share) * own, np.float32)
+
+
 GENERATORS = {
     "diffusion": "Diffusion",
     "stylegan": "StyleGan",

@@ -14,9 +14,9 @@ from facefoundry.benchmarks import Embed, Images
 from facefoundry.diffusion.faces import cut_margin, enlarge
 from facefoundry.diffusion.nets import MARGIN, load_diffuser, open_identity_model
 from facefoundry.diffusion.population import Floats
-from facefoundry.diffusion.sampling import mixed, noise, sample
+from facefoundry.diffusion.sampling import noise, sample
 from facefoundry.errors import FoundryError
-from facefoundry.synthesis import Face, face_rng
+from facefoundry.synthesis import Face, face_rng, mixed_noise
 
 LANDMARKS = TEMPLATE + np.float32(MARGIN)
 TRIES = 4  # draws for each identity that is asked for
@@ -100,7 +100,7 @@ class Diffusion:
         rngs = [face_rng(seed, identity, index) for index in indices]
         controls = np.stack([population.draw_controls(rng) for rng in rngs])
         starts = [
-            mixed(common, noise(self.diffuser, rng), self.shared_noise)
+            mixed_noise(common, noise(self.diffuser, rng), self.shared_noise)
             for rng in rngs
             for _ in range(self.candidates)
         ]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from facefoundry.errors import FoundryError
 from facefoundry.licences import Licence
-from facefoundry.synthesis import Face, face_rng
+from facefoundry.synthesis import Face, face_rng, mixed_noise
 
 Array = NDArray[np.float32]
 
@@ -289,6 +289,5 @@ def latent_shape(pipeline: Any, size: int) -> tuple[int, int, int]:
 
 def step_away(base: Array, variation: float, rng: np.random.Generator) -> Array:
     """Noise at an angle of `variation` right angles from `base`, with the same distribution."""
-    angle = variation * np.pi / 2
     other = rng.standard_normal(base.shape, np.float32)
-    return np.asarray(np.cos(angle) * base + np.sin(angle) * other, np.float32)
+    return mixed_noise(base, other, np.cos(variation * np.pi / 2) ** 2)
