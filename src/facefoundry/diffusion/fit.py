@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ class FlowFitting(Fitting):
         told = torch.rand((len(rows), 1), generator=draw) >= self.options["dropout"]
         conditions = condition(self.embeddings[rows] * told, self.controls[rows])
         mixed = torch.lerp(data, noise, time[:, None, None, None])
-        with sdpa_kernel(SDPBackend.MATH):  # fused, its backward pass is slow for few places
+        # fused attention on a CPU: a slow backward pass where places are few
+        cpu = self.device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if cpu else nullcontext():
             velocity = self.net(
                 mixed.to(self.device),
                 (1000 * time).to(self.device),
