@@ -30,12 +30,13 @@ from facefoundry.data import (
     read_split,
     train_loader,
 )
-from facefoundry.evaluation import benchmark_sets, similarities
+from facefoundry.evaluation import PairSet, benchmark_sets, similarities
 from facefoundry.losses import build_head
 from facefoundry.optim import build_optimizer, build_schedule
 from facefoundry.precision import computes_bf16
 from facefoundry.progress import track
 from facefoundry.samplers import SAMPLERS
+from facefoundry.stage import composed
 from facefoundry.training import embedder
 
 SIDE, SIZE, BATCH = 64, 128, 64
@@ -89,10 +90,10 @@ def fit(net: nn.Module, data: AugmentedCrops, steps: int, seed: int) -> float:
     return float(np.mean(losses[-100:]))
 
 
-def scores(net: nn.Module, benchmarks: Path) -> dict[str, dict[str, float]]:
-    """Accuracy, its deviation and TAR@FMR 1e-3 in percent, for each benchmark under the folder."""
+def scores(net: nn.Module, benchmarks: list[PairSet]) -> dict[str, dict[str, float]]:
+    """Accuracy, its deviation and TAR@FMR 1e-3 in percent, for each benchmark."""
     rows = {}
-    for pair_set in benchmark_sets(benchmarks):
+    for pair_set in benchmarks:
         row = pair_set.metrics(similarities(embedder(net), pair_set))
         names = {"accuracy": "accuracy", "deviation": "accuracy_std", "tar": "tar_at_fmr_1e-3"}
         rows[pair_set.name] = {name: 100 * row[key] for name, key in names.items()}
@@ -117,8 +118,12 @@ def main() -> None:
     parser.add_argument("--per-identity", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--benchmarks", type=Path, default=Path("../shared/benchmarks"))
+    parser.add_argument("--benchmarks", type=Path, help="the root that evaluate reads if left out")
     arguments = parser.parse_args()
+    root = arguments.benchmarks or Path(composed("evaluate", [])["benchmarks"])
+    benchmarks = benchmark_sets(root)
+    if not benchmarks:  # better now than after the training
+        parser.error(f"no benchmark under {root}: give --benchmarks a folder of some")
     crops, identities, _ = read_split(arguments.faces, "train")
     chosen = choose(identities, arguments.images, arguments.per_identity)
     names = [identities[place] for place in chosen]
@@ -127,7 +132,7 @@ def main() -> None:
     seconds = time.process_time() - start
     print(f"{len(set(names))} identities, {len(chosen)} images, {seconds:.0f} CPU s")
     print(f"last loss {loss:.2f}")
-    for name, row in scores(net, arguments.benchmarks).items():
+    for name, row in scores(net, benchmarks).items():
         print(f"{name}: {row['accuracy']:.2f} ± {row['deviation']:.2f} %", end="")
         print(f", TAR@FMR 1e-3 {row['tar']:.2f} %")
 

@@ -38,3 +38,12 @@ def test_the_probe_trains_on_any_faces(monkeypatch):
     torch.manual_seed(0)
     loss = fit(ProbeNet(), AugmentedCrops(crops, labels_of(names), options, 0), 2, 0)
     assert np.isfinite(loss)
+
+
+def test_the_probe_without_a_benchmark_says_so_before_it_trains(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    monkeypatch.setenv("FACEFOUNDRY_BENCHMARKS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--faces", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPTS[0].parent / "probe.py"), run_name="__main__")
+    assert f"no benchmark under {tmp_path}" in capsys.readouterr().err
