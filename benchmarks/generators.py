@@ -21,6 +21,7 @@ from probe import scores, trained
 
 from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
 from facefoundry.data import Crops
+from facefoundry.evaluation import benchmark_sets
 from facefoundry.generator_quality import aligned, quality, sample_generator
 from facefoundry.references import reference_embeddings, sface
 from facefoundry.synthesis import build_generator
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--lfw", type=Path, default=Path("../shared/benchmarks/lfw"))
     arguments = parser.parse_args()
     threshold = lfw_threshold(arguments.lfw)
+    benchmarks = benchmark_sets(arguments.lfw.parent) if arguments.probe else []
     taught: list[tuple[Any, ...]] = []
     print("| generator | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     for name in arguments.names:
@@ -88,7 +90,7 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
         if arguments.probe:
             net, loss = trained(crops, list(map(str, labels)), arguments.probe, arguments.seed)
-            taught.append((name, len(crops), loss, scores(net, arguments.lfw.parent)))
+            taught.append((name, len(crops), loss, scores(net, benchmarks)))
     for name, images, loss, row in taught:
         print(f"\nThe probe on {images} images of {name}: last loss {loss:.2f};", end=" ")
         print("; ".join(f"{k} {v['accuracy']:.2f} %, TAR {v['tar']:.2f} %" for k, v in row.items()))
