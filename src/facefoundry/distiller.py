@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,19 +14,24 @@ from torch import nn
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
+from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.resumable import LogMetrics
 from facefoundry.teachers import (
     LiveTeacher,
+    RecordedTeacher,
     Teacher,
     sface_teacher,
     taught_by,
     teacher_licences,
 )
 from facefoundry.trained_model import train
-from facefoundry.training import TrainingModule
+from facefoundry.training import Chain, TrainingModule
+
+if TYPE_CHECKING:
+    from facefoundry.streaming.pool import FacePool
 
 
 class DistillerModule(TrainingModule):
@@ -57,7 +62,11 @@ def distill_student(
     student = build_backbone(**options["backbone"], embedding_size=spec.embedding_size)
     start_from(student, trained)
     teacher: Teacher = LiveTeacher(trained)
-    if outside:
+    pool: FacePool | None = None
+    if options["stream"]["faces"]:
+        pool, teacher, licences = streamed(options, data)
+        chain = merged(chain, licences)
+    elif outside:
         data, teacher = sface_teacher(
             options["sface"], data, spec.embedding_size, options["workers"]
         )
@@ -68,12 +77,37 @@ def distill_student(
 
     def distil(student: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
         module = DistillerModule(
-            student, teacher, options=options, data=data, log_metrics=log_metrics
+            student, teacher, options=options, data=data, log_metrics=log_metrics, pool=pool
         )
-        return train(module, faces, out, options["backbone"], chain)
+        metrics = train(module, faces, out, options["backbone"], chain)
+        return metrics | ({"streamed": pool.made} if pool else {})
 
     metrics = distil(student, options)
     if not options["prune"]["share"]:
         return metrics
     smaller, options = pruned_student(student, options)
     return distil(smaller, options) | {"pruning": pruning_cost(student, smaller, metrics, options)}
+
+
+def streamed(
+    options: Mapping[str, Any], data: TrainingData
+) -> tuple[FacePool, RecordedTeacher, Chain]:
+    """Faces that are made while the student learns, what SFace makes of each, and the licences that
+    they add.
+
+    Raises FoundryError for a teacher that does not follow, or without the extra `gpu`.
+    """
+    from facefoundry.streaming.pool import open_pool, streaming_nets  # needs the extra `gpu`
+
+    if options["teacher"] != "sface":
+        raise FoundryError(
+            "stream.faces: new faces need an answer at once; set distill.teacher: sface"
+        )
+    nets = streaming_nets(options["stream"]["generator"])
+    enforce(options["policy"], nets[0].licences)
+    pool = open_pool(options["stream"], nets, data.train.crops)
+    asked = {key: options["sface"][key] for key in ("scale", "margin_cos", "regression", "among")}
+    teacher = RecordedTeacher(pool.targets, **asked)
+    # what the pool writes down from now on is what the teacher asks for
+    pool.targets = teacher.head.to(pool.targets.device).centres.data
+    return pool, teacher, nets[0].licences

@@ -19,6 +19,8 @@ from facefoundry.losses import build_head
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
 from facefoundry.samplers import choose_sampling
+from facefoundry.streaming.loader import FixedPool
+from facefoundry.synthesis.mobile_stylegan import torch_device
 from facefoundry.teachers import Teacher, sface_teacher, taught_by, teacher_licences
 from facefoundry.trained_model import train
 from facefoundry.training import Chain, TrainingModule
@@ -105,11 +107,22 @@ def train_recognizer(
         head,
         teacher,
         options["sface"]["labels"] if outside else 1.0,
+        pool=pool_for(options["augment_on"], data),
         options=options,
         data=data,
         log_metrics=log_metrics,
     )
     return train(module, faces, out, options["backbone"], chain)
+
+
+def pool_for(augment_on: str, data: TrainingData) -> FixedPool | None:
+    """The train crops on the GPU where they are to be augmented there. Raises FoundryError for
+    another word than cpu or gpu."""
+    if augment_on not in ("cpu", "gpu"):
+        raise FoundryError(f"augment_on: '{augment_on}' is not one of cpu, gpu")
+    if augment_on == "cpu":
+        return None
+    return FixedPool.of(data.train.crops, data.train.labels, torch_device())
 
 
 def initialise(backbone: nn.Module, model: Path) -> tuple[Chain, str]:

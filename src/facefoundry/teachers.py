@@ -88,7 +88,8 @@ class RecordedTeacher:
 
     def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
         head, own = self.head.to(student.device), batch["index"].to(student.device)
-        return head(student, own) + self.regression * away(student, head.centres[own])
+        with torch.autocast(student.device.type, enabled=False):  # close cosines need their digits
+            return head(student, own) + self.regression * away(student, head.centres[own])
 
 
 def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import copy
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
-from torch.utils.data import DataLoader
 
 from facefoundry.benchmarks import Images, embed_images, held_out_pairs
 from facefoundry.data import NOBODY, Batch, TrainingData, normalise, train_loader
 from facefoundry.errors import FoundryError
 from facefoundry.journal import record
 from facefoundry.resumable import Curves, LogMetrics, ResumableModule
-from facefoundry.samplers import SAMPLERS, EpochSampler, Shares, choose_sampling
+from facefoundry.samplers import SAMPLERS, EpochSampler, Labels, Shares, choose_sampling
 from facefoundry.sharded import shard, whole_state
+from facefoundry.streaming.loader import Pool, pool_loader
 from facefoundry.trainers import build_trainer
 from facefoundry.verification import eer, pair_similarity, roc
 
@@ -40,7 +40,8 @@ class TrainingModule(ResumableModule):
     """What both trainings share: batches of faces, and validation by verification.
 
     `options` are the values of conf/train.yaml or conf/distill.yaml. needs: the sampling without
-    which the loss has no meaning, None where any will do.
+    which the loss has no meaning, None where any will do. pool: crops on the GPU, to be learnt from
+    in place of the train crops and augmented there.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TrainingModule(ResumableModule):
         data: TrainingData,
         log_metrics: LogMetrics,
         needs: str | None = None,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__(options, log_metrics)
         self.backbone = self.adopt(backbone)
@@ -57,8 +59,9 @@ class TrainingModule(ResumableModule):
         if options["compile"]:
             self._compiled = torch.compile(self.backbone.forward)
         self._whole: list[nn.Module] = []  # in a list: it is no part of what is trained
-        self.data = data
-        self.sampler = build_sampler(data, options, needs)
+        self.data, self.pool = data, pool
+        labels = pool.labels.numpy() if pool else data.train.labels
+        self.sampler = build_sampler(labels, options, needs)
         self._started = self._told = 0.0
 
     @property
@@ -82,21 +85,29 @@ class TrainingModule(ResumableModule):
         loss = self.batch_loss(normalise(batch["image"]), batch)
 
         def advice() -> str:
-            names = ", ".join(self.data.image_ids[i] for i in batch["index"][:8].tolist())
+            known = self.data.image_ids
+            places = [place for place in batch["index"].tolist() if place < len(known)]
+            names = ", ".join(known[place] for place in places[:8])
             return f" (batch: {names}, ...); lower optimizer.lr or look at these images"
 
         return self.counted(loss, advice)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def shares(self) -> Shares:
+        """The batches of this process."""
         options, trainer = self.options, self.trainer
-        shares = Shares(
+        return Shares(
             self.sampler,
             options["batch_size"],
             trainer.global_rank,
             trainer.world_size,
             options["accumulate"],
         )
-        return train_loader(self.data.train, shares, options["loader_workers"])
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        options = self.options
+        if not self.pool:
+            return train_loader(self.data.train, self.shares(), options["loader_workers"])
+        return pool_loader(self.pool, self.shares(), options["augmentation"], options["seed"])
 
     def on_train_epoch_start(self) -> None:
         record("begun", path=self.cache, step=self.step)
@@ -209,18 +220,16 @@ def embedder(backbone: nn.Module) -> Callable[[Images], Any]:
     return embed
 
 
-def build_sampler(
-    data: TrainingData, options: Mapping[str, Any], needs: str | None
-) -> EpochSampler:
+def build_sampler(labels: Labels, options: Mapping[str, Any], needs: str | None) -> EpochSampler:
     """The batches of an epoch, which is `validate_every` steps, or all of fewer."""
     sampling = choose_sampling(options["sampling"], needs)
-    if sampling != "uniform" and NOBODY in data.train.labels:
+    if sampling != "uniform" and NOBODY in labels:
         raise FoundryError(
             f"sampling: '{sampling}' leaves out faces that are no identity's; set morphs: 0 in"
             " conf/sface.yaml"
         )
     every = min(options["validate_every"], options["steps"])
-    return SAMPLERS[sampling](data.train.labels, options["batch_size"], every, options["seed"])
+    return SAMPLERS[sampling](labels, options["batch_size"], every, options["seed"])
 
 
 def kept_point(curves: Curves, patience: float | None) -> int:

@@ -25,7 +25,7 @@ from facefoundry.errors import FoundryError
 from facefoundry.images import Image
 from facefoundry.keeping import atomic
 from facefoundry.openvino_cpu import compile_model, core
-from facefoundry.synthesis.torch_stylegan import TorchGraph
+from facefoundry.torch_graph import TorchGraph
 
 Array = NDArray[np.float32]
 
@@ -101,7 +101,7 @@ class Mapping:
     """Gaussian latents (N, 512) -> styles w (N, 512)."""
 
     def __init__(self, threads: int = 1, engine: str = "openvino") -> None:
-        model = core().read_model(weights_directory() / "MappingNetwork.xml")
+        model = mapping_graph()
         if engine == "openvino":
             model.reshape([-1, STYLE_SIZE])
         self._run = with_torch(model) if engine == "torch" else with_openvino(model, threads)
@@ -111,26 +111,16 @@ class Mapping:
 
 
 class Synthesis:
-    """Styles in, features out: the cut graph with one style input per resolution group.
+    """Styles in, features out, by `synthesis_graph`.
 
-    cut: resolution of the features, 64 or 128. full: also return the 1024 x 1024 image.
     engine: "openvino", or "torch", which takes many images at once.
     """
 
     def __init__(
         self, cut: int, threads: int = 1, full: bool = False, engine: str = "openvino"
     ) -> None:
-        model = core().read_model(weights_directory() / "SynthesisNetwork.xml")
-        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-        outputs = [nodes[CUTS[cut]].output(0)]
-        parameters = model.get_parameters()
-        if full:
-            outputs.append(model.outputs[0].get_node().input_value(0))
-        else:
-            parameters = _style_inputs(parameters[0], nodes, cut)
-        results = [opset13.result(output) for output in outputs]
-        model = ov.Model(results, parameters, "synthesis")
-        self.inputs = len(parameters)
+        model = synthesis_graph(cut, full)
+        self.inputs = len(model.inputs)
         self._batch = None if engine == "torch" else 1
         self._run = with_torch(model) if engine == "torch" else with_openvino(model, threads)
 
@@ -141,6 +131,26 @@ class Synthesis:
         batches = [styles[start : start + size] for start in range(0, len(styles), size)]
         parts = [self._run([batch[:, g] for g in range(self.inputs)]) for batch in batches]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def mapping_graph() -> ov.Model:
+    return core().read_model(weights_directory() / "MappingNetwork.xml")
+
+
+def synthesis_graph(cut: int, full: bool = False) -> ov.Model:
+    """The cut graph with one style input (1, 512) for each resolution group, in the order of
+    GROUPS. cut: resolution of the features, 64 or 128. full: one style for all of it, and the 1024
+    x 1024 image as a second output."""
+    model = core().read_model(weights_directory() / "SynthesisNetwork.xml")
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    outputs = [nodes[CUTS[cut]].output(0)]
+    parameters = model.get_parameters()
+    if full:
+        outputs.append(model.outputs[0].get_node().input_value(0))
+    else:
+        parameters = _style_inputs(parameters[0], nodes, cut)
+    results = [opset13.result(output) for output in outputs]
+    return ov.Model(results, parameters, "synthesis")
 
 
 def _style_inputs(style: ov.Node, nodes: dict[str, ov.Node], cut: int) -> list[ov.Node]:

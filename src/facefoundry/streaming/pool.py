@@ -1,0 +1,146 @@
+"""The faces at hand while a student learns: some stay, the others are made anew all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facefoundry.alignment import SIZE
+from facefoundry.data import NOBODY, Crops
+from facefoundry.openvino_cpu import core
+from facefoundry.progress import track
+from facefoundry.references import sface_float_model
+from facefoundry.streaming.aligner import Aligner
+from facefoundry.streaming.loader import planes
+from facefoundry.streaming.morphs import morphs
+from facefoundry.streaming.painter import Painter
+from facefoundry.synthesis.mobile_stylegan import IMAGE_SIZE, torch_device
+from facefoundry.synthesis.stylegan import StyleGan
+from facefoundry.torch_graph import TorchGraph
+
+# faces that are painted together, by the memory that their features take
+AT_ONCE = {"cuda": 256, "cpu": 16}
+DIMENSIONS = 128  # of SFace
+
+
+class SFace(nn.Module):
+    """Crops (N, 3, 112, 112) uint8 RGB -> (N, 128) of length 1: of a face and its mirror image,
+    the mean direction, since SFace does not quite see them alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = TorchGraph(core().read_model(sface_float_model().SerializeToString()))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        images = crops.to(next(self.graph.buffers()).dtype)
+        seen = [functional.normalize(self.graph(x)[0].float()) for x in (images, images.flip(3))]
+        return functional.normalize(seen[0] + seen[1])
+
+
+class FacePool:
+    """crops (N, 3, 112, 112) uint8 RGB and targets (N, 128), what the teacher makes of them.
+
+    The first `kept` of them stay; behind these stand `faces` that the painter made and `morphs`
+    between any two, of which `fresh` each are made anew for every image that is learnt from.
+    """
+
+    def __init__(
+        self,
+        kept: Tensor,
+        faces: int,
+        morphs: int,
+        fresh: float,
+        painter: Painter,
+        aligner: Aligner,
+        teacher: nn.Module,
+    ) -> None:
+        device = kept.device
+        self.painter, self.aligner, self.teacher = painter, aligner, teacher
+        self.at_once = AT_ONCE[device.type]
+        total = len(kept) + faces + morphs
+        self.crops = torch.empty(total, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
+        self.targets = torch.empty(total, DIMENSIONS, device=device)
+        self.labels = torch.full((total,), NOBODY)
+        self.fresh, self.made, self._filled = fresh, 0, 0
+        self.faces = Ring(len(kept), faces)
+        self.morphs = Ring(len(kept) + faces, morphs)
+        for places in torch.split(torch.arange(len(kept), device=device), self.at_once):
+            self._put(places, kept[places])
+        self._filled, self.made = len(kept), 0
+        for count in track(parts(faces, self.at_once), "painting faces", unit="batches"):
+            while count > 0:  # some show no face
+                count -= self.paint(count)
+        self._filled = len(kept) + faces
+        for count in parts(morphs, self.at_once):
+            self.morph(count)
+        self._filled = total
+
+    def refresh(self, images: int) -> None:
+        """What is due for so many images that will be learnt from."""
+        for count in parts(round(self.fresh * images), self.at_once):
+            self.paint(count)
+            self.morph(count)
+
+    @torch.no_grad()
+    def paint(self, count: int) -> int:
+        """Try `count` faces; how many came out as one."""
+        crops = self.aligner(self.painter(count))
+        self._put(self.faces.next(len(crops)), crops)
+        return len(crops)
+
+    @torch.no_grad()
+    def morph(self, count: int) -> None:
+        if not self.morphs.size:
+            return
+        pairs = torch.randint(self._filled, (2, count), device=self.crops.device)
+        made = morphs(self.crops[pairs[0]], self.crops[pairs[1]])
+        self._put(self.morphs.next(count), made)
+
+    @torch.no_grad()
+    def _put(self, places: Tensor, crops: Tensor) -> None:
+        places = places.to(self.crops.device)
+        self.crops[places] = crops[: len(places)]
+        self.targets[places] = self.teacher(crops[: len(places)])
+        self.made += len(places)
+
+
+def parts(total: int, most: int) -> list[int]:
+    """`total` in parts of `most` and one of the rest."""
+    return [min(most, total - start) for start in range(0, total, most)]
+
+
+class Ring:
+    """Places from `start` on, `size` of them, given out in turn and over again."""
+
+    def __init__(self, start: int, size: int) -> None:
+        self.start, self.size, self._turn = start, size, 0
+
+    def next(self, count: int) -> Tensor:
+        """At most as many as there are."""
+        count = min(count, self.size)
+        places = (torch.arange(count) + self._turn) % max(self.size, 1) + self.start
+        self._turn = (self._turn + count) % max(self.size, 1)
+        return places
+
+
+def open_pool(options: Mapping[str, Any], nets: Sequence[Any], kept: Crops) -> FacePool:
+    """By the values of conf/stream.yaml, on a GPU where there is one, and in FP16 there.
+
+    nets: see `streaming_nets`. kept: (N, 112, 112, 3) uint8 RGB, faces that stay.
+    """
+    device = torch_device()
+    painter, aligner, teacher = (net.to(device).eval() for net in nets)
+    if device.type == "cuda":
+        painter, teacher = painter.half(), teacher.half()
+    counts = options["faces"], options["morphs"], options["fresh"]
+    return FacePool(planes(kept, device), *counts, painter, aligner, teacher)
+
+
+def streaming_nets(options: Mapping[str, Any]) -> tuple[Painter, Aligner, SFace]:
+    """By the values of conf/generator/stylegan.yaml."""
+    parameters = {key: value for key, value in options.items() if key != "name"}
+    return Painter(StyleGan(**parameters)), Aligner(IMAGE_SIZE), SFace()
