@@ -30,9 +30,10 @@ class Aligner(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, side, side) RGB in 0..255 -> crops (M, 3, 112, 112) uint8 of those with a face."""
+        images = images.float()
         landmarks, scores = self.landmarks(images)
         found = scores >= self.min_score
-        return self.warp(images[found].float(), landmarks[found])
+        return self.warp(images[found], landmarks[found])
 
     def landmarks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The five landmarks (N, 5, 2) in pixels of each image's best face, and its score (N,)."""
