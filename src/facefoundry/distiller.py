@@ -19,6 +19,7 @@ from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.resumable import LogMetrics
+from facefoundry.streaming import check_kornia
 from facefoundry.teachers import (
     LiveTeacher,
     RecordedTeacher,
@@ -95,14 +96,15 @@ def streamed(
     """Faces that are made while the student learns, what SFace makes of each, and the licences that
     they add.
 
-    Raises FoundryError for a teacher that does not follow, or without the extra `gpu`.
+    Raises FoundryError for a teacher that does not follow, or without Kornia.
     """
-    from facefoundry.streaming.pool import open_pool, streaming_nets  # needs the extra `gpu`
-
     if options["teacher"] != "sface":
         raise FoundryError(
             "stream.faces: new faces need an answer at once; set distill.teacher: sface"
         )
+    check_kornia("stream.faces")
+    from facefoundry.streaming.pool import open_pool, streaming_nets  # imports Kornia
+
     nets = streaming_nets(options["stream"]["generator"])
     enforce(options["policy"], nets[0].licences)
     pool = open_pool(options["stream"], nets, data.train.crops)

@@ -19,6 +19,7 @@ from facefoundry.losses import build_head
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
 from facefoundry.samplers import choose_sampling
+from facefoundry.streaming import check_kornia
 from facefoundry.streaming.loader import FixedPool
 from facefoundry.synthesis.mobile_stylegan import torch_device
 from facefoundry.teachers import Teacher, sface_teacher, taught_by, teacher_licences
@@ -117,11 +118,12 @@ def train_recognizer(
 
 def pool_for(augment_on: str, data: TrainingData) -> FixedPool | None:
     """The train crops on the GPU where they are to be augmented there. Raises FoundryError for
-    another word than cpu or gpu."""
+    another word than cpu or gpu, and for gpu without Kornia."""
     if augment_on not in ("cpu", "gpu"):
         raise FoundryError(f"augment_on: '{augment_on}' is not one of cpu, gpu")
     if augment_on == "cpu":
         return None
+    check_kornia("augment_on: gpu")
     return FixedPool.of(data.train.crops, data.train.labels, torch_device())
 
 

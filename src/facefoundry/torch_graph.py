@@ -40,6 +40,14 @@ class TorchGraph(nn.Module):
         self._results = [_inputs(node)[0] for node in model.get_results()]  # in their own order
         self._last_used = self._find_last_uses()
 
+    def fast(self) -> None:
+        """Into FP16, and pictures into channels-last memory: what a GPU convolves fastest."""
+        for name, value in self.named_buffers():
+            half = value.half()
+            if half.ndim == 4:
+                half = half.contiguous(memory_format=torch.channels_last)
+            self.register_buffer(name, half)
+
     def _add(self, node: ov.Node) -> None:
         kind, name = node.get_type_name(), node.get_friendly_name()
         if kind == "Constant":

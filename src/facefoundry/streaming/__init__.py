@@ -3,3 +3,15 @@
 `painter` draws faces of new identities, `aligner` finds and cuts them out, `morphs` makes more
 between them, `augmentation` photographs them badly, and `loader` hands them to the training.
 """
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from facefoundry.errors import FoundryError
+
+
+def check_kornia(key: str) -> None:
+    """Raises FoundryError, naming the key that asks for it, where Kornia is missing."""
+    if find_spec("kornia") is None:
+        raise FoundryError(f"{key}: needs Kornia; run `pip install 'facefoundry[gpu]'`")

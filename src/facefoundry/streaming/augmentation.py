@@ -54,7 +54,7 @@ class Augmentation(nn.Module):
             SensorNoise(options["noise"]),
             LowResolution(options["low_resolution_min"], 0.7, options["low_resolution"]),
             K.RandomJPEG(tuple(map(float, options["jpeg_quality"])), p=options["jpeg"]),
-            K.RandomErasing((1 / 64, 1 / 4), (0.25, 4.0), p=options["erase"]),
+            K.RandomErasing(scale=(1 / 64, 1 / 4), ratio=(0.25, 4.0), p=options["erase"]),
         )
 
     @torch.no_grad()

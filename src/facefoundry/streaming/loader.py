@@ -77,7 +77,7 @@ class PoolLoader:
 def pool_loader(
     pool: Pool, batches: Shares, augmentation: Mapping[str, Any], seed: int
 ) -> PoolLoader:
-    """augmentation: the values of conf/augmentation. Raises FoundryError without Kornia."""
-    from facefoundry.streaming.augmentation import Augmentation  # needs the extra `gpu`
+    """augmentation: the values of conf/augmentation."""
+    from facefoundry.streaming.augmentation import Augmentation  # imports Kornia, an extra
 
     return PoolLoader(pool, batches, Augmentation(augmentation).to(pool.crops.device), seed)

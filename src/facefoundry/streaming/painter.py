@@ -74,9 +74,8 @@ class Painter(nn.Module):
         base = own[:, None] + self.restyle[:, None] * (stranger - own)[:, None]
         return base + steps @ self.basis
 
-    def half(self) -> Painter:
+    def fast(self) -> None:
         """In FP16 but for the numbers of the styles, which are small and cheap."""
-        for part in (self.mapping, self.synthesis):
-            part.half()
+        self.mapping.fast()
+        self.synthesis.fast()
         self.colours, self.offset = self.colours.half(), self.offset.half()
-        return self

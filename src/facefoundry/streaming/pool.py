@@ -135,7 +135,8 @@ def open_pool(options: Mapping[str, Any], nets: Sequence[Any], kept: Crops) -> F
     device = torch_device()
     painter, aligner, teacher = (net.to(device).eval() for net in nets)
     if device.type == "cuda":
-        painter, teacher = painter.half(), teacher.half()
+        painter.fast()
+        teacher.graph.fast()
     counts = options["faces"], options["morphs"], options["fresh"]
     return FacePool(planes(kept, device), *counts, painter, aligner, teacher)
 
