@@ -274,8 +274,10 @@ def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
         "patience": None,
     }
     data = toy_data()
-    pool, teacher, licences = streamed(options, data)
+    pool, teacher, licences = streamed(options, data, DIMENSIONS)
     assert len(pool.crops) == 34 and licences == ()
+    with pytest.raises(FoundryError, match=r"embedding_size: 64 cannot follow teacher: sface"):
+        streamed(options, data, 64)
     student = build_backbone("small_resnet", widths=[8] * 3, head=16, embedding_size=DIMENSIONS)
     module = DistillerModule(
         student,
@@ -295,7 +297,7 @@ def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
 
 def test_a_stream_wants_a_teacher_that_answers_at_once():
     with pytest.raises(FoundryError, match=r"stream\.faces: .* distill\.teacher: sface"):
-        streamed({"teacher": "own", "stream": STREAM}, toy_data())
+        streamed({"teacher": "own", "stream": STREAM}, toy_data(), DIMENSIONS)
 
 
 def test_labels_are_learnt_on_the_device_too(tmp_path: Path):
@@ -321,5 +323,5 @@ def test_without_kornia_the_extra_is_named(key: str, monkeypatch):
     monkeypatch.setattr("facefoundry.streaming.find_spec", lambda name: None)
     with pytest.raises(FoundryError, match=rf"{key}: needs Kornia; run `pip install"):
         if key == "stream.faces":
-            streamed({"teacher": "sface", "stream": STREAM}, toy_data())
+            streamed({"teacher": "sface", "stream": STREAM}, toy_data(), DIMENSIONS)
         pool_for("gpu", toy_data())

@@ -24,6 +24,7 @@ from facefoundry.teachers import (
     LiveTeacher,
     RecordedTeacher,
     Teacher,
+    check_size,
     sface_teacher,
     taught_by,
     teacher_licences,
@@ -65,7 +66,7 @@ def distill_student(
     teacher: Teacher = LiveTeacher(trained)
     pool: FacePool | None = None
     if options["stream"]["faces"]:
-        pool, teacher, licences = streamed(options, data)
+        pool, teacher, licences = streamed(options, data, spec.embedding_size)
         chain = merged(chain, licences)
     elif outside:
         data, teacher = sface_teacher(
@@ -91,12 +92,13 @@ def distill_student(
 
 
 def streamed(
-    options: Mapping[str, Any], data: TrainingData
+    options: Mapping[str, Any], data: TrainingData, size: int
 ) -> tuple[FacePool, RecordedTeacher, Chain]:
     """Faces that are made while the student learns, what SFace makes of each, and the licences that
     they add.
 
-    Raises FoundryError for a teacher that does not follow, or without Kornia.
+    size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's, for
+    another teacher, which would not follow, or without Kornia.
     """
     if options["teacher"] != "sface":
         raise FoundryError(
@@ -108,6 +110,7 @@ def streamed(
     nets = streaming_nets(options["stream"]["generator"])
     enforce(options["policy"], nets[0].licences)
     pool = open_pool(options["stream"], nets, data.train.crops)
+    check_size(pool.targets, size)
     asked = {key: options["sface"][key] for key in ("scale", "margin_cos", "regression", "among")}
     teacher = RecordedTeacher(pool.targets, **asked)
     # what the pool writes down from now on is what the teacher asks for
