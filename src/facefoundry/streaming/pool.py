@@ -128,17 +128,22 @@ class Ring:
 
 
 def open_pool(options: Mapping[str, Any], nets: Sequence[Any], kept: Crops) -> FacePool:
-    """By the values of conf/stream.yaml, on a GPU where there is one, and in FP16 there.
+    """By the values of conf/stream.yaml, on a GPU where there is one.
 
     nets: see `streaming_nets`. kept: (N, 112, 112, 3) uint8 RGB, faces that stay.
     """
+    counts = options["faces"], options["morphs"], options["fresh"]
+    return FacePool(planes(kept, torch_device()), *counts, *prepared(nets))
+
+
+def prepared(nets: Sequence[Any]) -> list[Any]:
+    """`streaming_nets` on the GPU, where there is one, and fast there."""
     device = torch_device()
     painter, aligner, teacher = (net.to(device).eval() for net in nets)
     if device.type == "cuda":
         painter.fast()
         teacher.graph.fast()
-    counts = options["faces"], options["morphs"], options["fresh"]
-    return FacePool(planes(kept, device), *counts, painter, aligner, teacher)
+    return [painter, aligner, teacher]
 
 
 def streaming_nets(options: Mapping[str, Any]) -> tuple[Painter, Aligner, SFace]:
