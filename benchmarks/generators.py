@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from probe import scores, trained
+from probe import BATCH, benchmarks_root, scores, trained
 
 from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
 from facefoundry.data import Crops
@@ -72,10 +72,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], action="extend", dest="changes")
     parser.add_argument("--probe", type=int, metavar="STEPS")
-    parser.add_argument("--lfw", type=Path, default=Path("../shared/benchmarks/lfw"))
+    parser.add_argument("--benchmarks", type=Path, help="the root that evaluate reads if left out")
     arguments = parser.parse_args()
-    threshold = lfw_threshold(arguments.lfw)
-    benchmarks = benchmark_sets(arguments.lfw.parent) if arguments.probe else []
+    root = benchmarks_root(arguments.benchmarks)
+    if arguments.probe and arguments.identities * arguments.images < BATCH:
+        parser.error(f"--probe learns from batches of {BATCH} faces: ask for more of them")
+    threshold = lfw_threshold(root / "lfw")
+    benchmarks = benchmark_sets(root) if arguments.probe else []
     taught: list[tuple[Any, ...]] = []
     print("| generator | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     for name in arguments.names:

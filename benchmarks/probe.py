@@ -100,6 +100,11 @@ def scores(net: nn.Module, benchmarks: list[PairSet]) -> dict[str, dict[str, flo
     return rows
 
 
+def benchmarks_root(asked: Path | None) -> Path:
+    """The one that evaluate reads where none is asked for."""
+    return asked or Path(composed("evaluate", [])["benchmarks"])
+
+
 def trained(crops: Crops, identities: list[str], steps: int, seed: int) -> tuple[ProbeNet, float]:
     """The probe trained on crops (N, 112, 112, 3) uint8 RGB, and its last loss."""
     torch.manual_seed(seed)
@@ -120,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--benchmarks", type=Path, help="the root that evaluate reads if left out")
     arguments = parser.parse_args()
-    root = arguments.benchmarks or Path(composed("evaluate", [])["benchmarks"])
+    root = benchmarks_root(arguments.benchmarks)
     benchmarks = benchmark_sets(root)
     if not benchmarks:  # better now than after the training
         parser.error(f"no benchmark under {root}: give --benchmarks a folder of some")

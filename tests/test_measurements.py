@@ -40,6 +40,23 @@ def test_the_probe_trains_on_any_faces(monkeypatch):
     assert np.isfinite(loss)
 
 
+def test_generators_are_probed_on_the_benchmarks_that_evaluate_reads(monkeypatch, tmp_path, capsys):
+    """No benchmark there: SFace's threshold comes from the faces, and the probe only trains."""
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    monkeypatch.setenv("FACEFOUNDRY_BENCHMARKS", str(tmp_path))
+    script = str(SCRIPTS[0].parent / "generators.py")
+    arguments = ["render", "--images", "8", "--probe", "2"]
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--identities", "2"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert "--probe learns from batches of 64 faces" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--identities", "10"])
+    runpy.run_path(script, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "| render |" in printed
+    assert "The probe on 80 images of render: last loss " in printed
+
+
 def test_the_probe_without_a_benchmark_says_so_before_it_trains(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
     monkeypatch.setenv("FACEFOUNDRY_BENCHMARKS", str(tmp_path))
