@@ -32,7 +32,9 @@ def by_opencv_face_recognizer(path: Path, crops: np.ndarray) -> np.ndarray:
 
 
 def by_openvino(path: Path, crops: np.ndarray) -> np.ndarray:
-    return openvino.Core().compile_model(str(path), "CPU")([to_input(crops)])[0]
+    # some CPUs would choose bfloat16, whose rounding says nothing of the file
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(str(path), "CPU", exact)([to_input(crops)])[0]
 
 
 def by_insightface(path: Path, crops: np.ndarray) -> np.ndarray:
