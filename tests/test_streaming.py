@@ -1,5 +1,6 @@
 """Faces made while a student learns: each part against the one that works image by image."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,24 @@ def test_the_painter_paints_what_the_generator_does(source, painter, monkeypatch
     expected = source._network.images(styles.numpy())
     for one, two in zip(photographs(painted), expected, strict=True):
         assert np.abs(one.astype(int) - two).max() <= 1
+
+
+def test_in_fp16_as_on_a_gpu_it_paints_nearly_the_same(painter, monkeypatch):
+    torch.manual_seed(1)
+    styles = painter.styles(1)
+    fast = copy.deepcopy(painter)
+    fast.fast()
+    painted = []
+    for one in (painter, fast):
+        monkeypatch.setattr(one, "styles", lambda count: styles)
+        with torch.no_grad():
+            painted.append(one(1).float())
+    assert (painted[0] - painted[1]).square().mean().sqrt() < 1.5  # of 255
+    planes, teacher = toy_planes()[:2], SFace().eval()
+    with torch.no_grad():
+        exact = teacher(planes)
+        teacher.graph.fast()
+        assert (exact * teacher(planes)).sum(1).min() > 0.999
 
 
 def test_its_styles_spread_as_the_generators_do(source, painter):
