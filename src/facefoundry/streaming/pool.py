@@ -68,14 +68,15 @@ class FacePool:
         self.fresh, self.made, self._filled = fresh, 0, 0
         self.faces = Ring(len(kept), faces)
         self.morphs = Ring(len(kept) + faces, morphs)
-        for places in torch.split(torch.arange(len(kept), device=device), self.at_once):
+        rows = torch.split(torch.arange(len(kept), device=device), self.at_once)
+        for places in track(rows, "embedding the train faces", unit="batches"):
             self._put(places, kept[places])
         self._filled, self.made = len(kept), 0
         for count in track(parts(faces, self.at_once), "painting faces", unit="batches"):
             while count > 0:  # some show no face
                 count -= self.paint(count)
         self._filled = len(kept) + faces
-        for count in parts(morphs, self.at_once):
+        for count in track(parts(morphs, self.at_once), "morphing faces", unit="batches"):
             self.morph(count)
         self._filled = total
 
