@@ -21,6 +21,9 @@ from facefoundry.alignment import TEMPLATE
 from facefoundry.images import Image
 
 SENSOR_NOISE = (0.01, 0.08)  # standard deviation as a share of full scale
+MASK_HEIGHT = (0.0, 8.0)  # of the edge above the tip of the nose, in pixels of the crop
+LENS_WIDTH, LENS_HEIGHT = (13.0, 18.0), (8.0, 13.0)  # from the pupil to the rim
+LEAST_SHRUNK = 0.7  # of the side
 Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
 
@@ -47,7 +50,7 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
             A.OneOf([A.GaussianBlur(blur_limit=(3, 7)), A.MotionBlur((3, 9))], p=options["blur"]),
             A.GaussNoise(std_range=SENSOR_NOISE, p=options["noise"]),
             A.Downscale(
-                scale_range=(options["low_resolution_min"], 0.7),
+                scale_range=(options["low_resolution_min"], LEAST_SHRUNK),
                 interpolation_pair={"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR},
                 p=options["low_resolution"],
             ),
@@ -74,7 +77,7 @@ class SurgicalMask(A.ImageOnlyTransform):
 
     def apply(self, img: Image, **params: Any) -> Image:
         rng = self.random_generator
-        outline = mask_outline(rng.uniform(0, 8))
+        outline = mask_outline(rng.uniform(*MASK_HEIGHT))
         outline = outline + rng.normal(0, 1.5, outline.shape)
         return paint(img, [outline], rng.integers(0, 256, 3))
 
@@ -84,7 +87,7 @@ class Sunglasses(A.ImageOnlyTransform):
 
     def apply(self, img: Image, **params: Any) -> Image:
         rng = self.random_generator
-        outlines = sunglasses_outlines(rng.uniform(13, 18), rng.uniform(8, 13))
+        outlines = sunglasses_outlines(rng.uniform(*LENS_WIDTH), rng.uniform(*LENS_HEIGHT))
         return paint(img, outlines, rng.integers(0, 50, 3))
 
 

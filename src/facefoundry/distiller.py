@@ -105,12 +105,12 @@ def streamed(
             "stream.faces: new faces need an answer at once; set distill.teacher: sface"
         )
     check_kornia("stream.faces")
-    from facefoundry.streaming.pool import open_pool, streaming_nets  # imports Kornia
+    from facefoundry.streaming.pool import DIMENSIONS, open_pool, streaming_nets  # imports Kornia
 
+    check_size(DIMENSIONS, size)
     nets = streaming_nets(options["stream"]["generator"])
     enforce(options["policy"], nets[0].licences)
     pool = open_pool(options["stream"], nets, data.train.crops)
-    check_size(pool.targets, size)
     asked = {key: options["sface"][key] for key in ("scale", "margin_cos", "regression", "among")}
     teacher = RecordedTeacher(pool.targets, **asked)
     # what the pool writes down from now on is what the teacher asks for

@@ -107,19 +107,19 @@ def sface_teacher(
     """
     others = {key: value for key, value in options.items() if key != "labels"}
     embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
-    check_size(embeddings, size)
+    check_size(embeddings.shape[1], size)
     count = others.pop("morphs")
     if count:
         data, embeddings = with_morphs(data, embeddings, count, threads)
     return data, RecordedTeacher(embeddings, **others)
 
 
-def check_size(embeddings: torch.Tensor, size: int) -> None:
-    """Raises FoundryError where (N, D) embeddings are not of the size that is to be learnt."""
-    if embeddings.shape[1] != size:
+def check_size(taught: int, size: int) -> None:
+    """Raises FoundryError where SFace's numbers are not as many as are to be learnt."""
+    if taught != size:
         raise FoundryError(
             f"train.embedding_size: {size} cannot follow teacher: sface, which has"
-            f" {embeddings.shape[1]}; set the one or train.teacher: none"
+            f" {taught}; set the one or train.teacher: none"
         )
 
 

@@ -92,22 +92,18 @@ class TrainingModule(ResumableModule):
 
         return self.counted(loss, advice)
 
-    def shares(self) -> Shares:
-        """The batches of this process."""
+    def train_dataloader(self) -> Iterable[Batch]:
         options, trainer = self.options, self.trainer
-        return Shares(
+        shares = Shares(
             self.sampler,
             options["batch_size"],
             trainer.global_rank,
             trainer.world_size,
             options["accumulate"],
         )
-
-    def train_dataloader(self) -> Iterable[Batch]:
-        options = self.options
         if not self.pool:
-            return train_loader(self.data.train, self.shares(), options["loader_workers"])
-        return pool_loader(self.pool, self.shares(), options["augmentation"], options["seed"])
+            return train_loader(self.data.train, shares, options["loader_workers"])
+        return pool_loader(self.pool, shares, options["augmentation"], options["seed"])
 
     def on_train_epoch_start(self) -> None:
         record("begun", path=self.cache, step=self.step)

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facefoundry.alignment import SIZE
-from facefoundry.augmentation import SENSOR_NOISE, Outline, mask_outline, sunglasses_outlines
+from facefoundry.augmentation import (
+    LEAST_SHRUNK,
+    LENS_HEIGHT,
+    LENS_WIDTH,
+    MASK_HEIGHT,
+    SENSOR_NOISE,
+    Outline,
+    mask_outline,
+    sunglasses_outlines,
+)
 
 SHAPES = 64  # of masks and of sunglasses, from which each image's is drawn
 SIDES = 8  # to which images are reduced at most in one batch
@@ -29,10 +38,11 @@ class Augmentation(nn.Module):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__()
         rng = np.random.default_rng(0)
-        masks = [[mask_outline(rng.uniform(0, 8))] for _ in range(SHAPES)]
+        masks = [[mask_outline(rng.uniform(*MASK_HEIGHT))] for _ in range(SHAPES)]
         masks = [[line + rng.normal(0, 1.5, line.shape) for line in lines] for lines in masks]
         glasses = [
-            sunglasses_outlines(rng.uniform(13, 18), rng.uniform(8, 13)) for _ in range(SHAPES)
+            sunglasses_outlines(rng.uniform(*LENS_WIDTH), rng.uniform(*LENS_HEIGHT))
+            for _ in range(SHAPES)
         ]
         tone, degrees, shift = options["tone"], options["rotate_degrees"], options["shift"]
         self.effects = nn.Sequential(
@@ -52,7 +62,7 @@ class Augmentation(nn.Module):
             K.RandomGaussianBlur((7, 7), (0.6, 1.6), p=options["blur"] / 2),
             K.RandomMotionBlur((3, 9), 180.0, 0.5, p=options["blur"] / 2),
             SensorNoise(options["noise"]),
-            LowResolution(options["low_resolution_min"], 0.7, options["low_resolution"]),
+            LowResolution(options["low_resolution_min"], LEAST_SHRUNK, options["low_resolution"]),
             K.RandomJPEG(tuple(map(float, options["jpeg_quality"])), p=options["jpeg"]),
             K.RandomErasing(scale=(1 / 64, 1 / 4), ratio=(0.25, 4.0), p=options["erase"]),
         )

@@ -47,7 +47,6 @@ class Painter(nn.Module):
         self.licences = source.licences
         self.mapping = TorchGraph(mapping_graph())
         self.synthesis = TorchGraph(synthesis_graph(weights.cut))
-        self.groups = self.synthesis.inputs
         head = torch.from_numpy(load_head(CACHE, weights.cut, weights.head_images))
         self.register_buffer("colours", head[:-1].T[:, :, None, None].contiguous())
         self.register_buffer("offset", head[-1].contiguous())
@@ -56,7 +55,7 @@ class Painter(nn.Module):
     def forward(self, count: int) -> Tensor:
         """Images (count, 3, 256, 256) RGB in 0..255, in the precision of the graph."""
         styles = self.styles(count).to(self.colours.dtype)
-        features = self.synthesis(*styles.unbind(1)[: self.groups])[0]
+        features = self.synthesis(*styles.unbind(1)[: self.synthesis.inputs])[0]
         painted = functional.conv2d(features, self.colours, self.offset)
         return (functional.pixel_shuffle(painted, self.ratio) * 127.5 + 128).clamp(0, 255)
 

@@ -14,6 +14,7 @@ from facefoundry.data import NOBODY, Crops
 from facefoundry.openvino_cpu import core
 from facefoundry.progress import track
 from facefoundry.references import sface_float_model
+from facefoundry.sharding import chunked
 from facefoundry.streaming.aligner import Aligner
 from facefoundry.streaming.loader import planes
 from facefoundry.streaming.morphs import morphs
@@ -72,19 +73,23 @@ class FacePool:
         for places in track(rows, "embedding the train faces", unit="batches"):
             self._put(places, kept[places])
         self._filled, self.made = len(kept), 0
-        for count in track(parts(faces, self.at_once), "painting faces", unit="batches"):
-            while count > 0:  # some show no face
-                count -= self.paint(count)
+        for batch in track(self._batches(faces), "painting faces", unit="batches"):
+            left = len(batch)
+            while left > 0:  # some show no face
+                left -= self.paint(left)
         self._filled = len(kept) + faces
-        for count in track(parts(morphs, self.at_once), "morphing faces", unit="batches"):
-            self.morph(count)
+        for batch in track(self._batches(morphs), "morphing faces", unit="batches"):
+            self.morph(len(batch))
         self._filled = total
 
     def refresh(self, images: int) -> None:
         """What is due for so many images that will be learnt from."""
-        for count in parts(round(self.fresh * images), self.at_once):
-            self.paint(count)
-            self.morph(count)
+        for batch in self._batches(round(self.fresh * images)):
+            self.paint(len(batch))
+            self.morph(len(batch))
+
+    def _batches(self, count: int) -> list[Sequence[int]]:
+        return chunked(range(count), self.at_once)
 
     @torch.no_grad()
     def paint(self, count: int) -> int:
@@ -107,11 +112,6 @@ class FacePool:
         self.crops[places] = crops[: len(places)]
         self.targets[places] = self.teacher(crops[: len(places)])
         self.made += len(places)
-
-
-def parts(total: int, most: int) -> list[int]:
-    """`total` in parts of `most` and one of the rest."""
-    return [min(most, total - start) for start in range(0, total, most)]
 
 
 class Ring:
