@@ -7,6 +7,9 @@ in a thousand of LFW's impostor pairs through; without the benchmark, one in a t
 generator's. Images per second are of one process beside whatever else runs on the machine.
 With --probe STEPS the net of benchmarks/probe.py is trained on the found faces, as many steps for
 each, and its score on every benchmark of the folder added: a reading to be written down.
+With --min-consistency the measures are those of what curation would keep by that limit. With
+--model a model's EER stands beside SFace's: where it is far lower, images of an identity share
+more than a face, such as hair or a background, and labels teach that.
 """
 
 from __future__ import annotations
@@ -20,9 +23,15 @@ from omegaconf import OmegaConf
 from probe import BATCH, benchmarks_root, scores, trained
 
 from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
-from facefoundry.data import Crops
 from facefoundry.evaluation import benchmark_sets
-from facefoundry.generator_quality import aligned, quality, sample_generator
+from facefoundry.generator_quality import (
+    Judged,
+    identity_eer,
+    judge,
+    quality,
+    sample_generator,
+)
+from facefoundry.inference import open_model
 from facefoundry.references import reference_embeddings, sface
 from facefoundry.synthesis import build_generator
 from facefoundry.verification import pair_similarity, threshold_at
@@ -31,6 +40,7 @@ FMR = 1e-3
 COLUMNS = {
     "images_per_second": "{:.1f}",
     "detected": "{:.1%}",
+    "kept": "{:.1%}",
     "genuine_mean": "{:.3f}",
     "impostor_mean": "{:.3f}",
     "impostor_p99": "{:.3f}",
@@ -58,10 +68,9 @@ def lfw_threshold(folder: Path) -> float | None:
     return threshold_at(similarity, benchmark.pairs.same, FMR)
 
 
-def own_threshold(crops: Crops, labels: list[int]) -> float:
-    embeddings = embed_images(sface(), crops, flip=False)
-    pairs = held_out_pairs(labels, seed=0)
-    return threshold_at(pair_similarity(embeddings, pairs.index), pairs.same, FMR)
+def own_threshold(judged: Judged) -> float:
+    pairs = held_out_pairs(judged.labels.tolist(), seed=0)
+    return threshold_at(pair_similarity(judged.embeddings, pairs.index), pairs.same, FMR)
 
 
 def main() -> None:
@@ -71,6 +80,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], action="extend", dest="changes")
+    parser.add_argument("--min-consistency", type=float, default=-1.0, metavar="COSINE")
+    parser.add_argument("--model", help="file or directory, as pretrained/clean")
     parser.add_argument("--probe", type=int, metavar="STEPS")
     parser.add_argument("--benchmarks", type=Path, help="the root that evaluate reads if left out")
     arguments = parser.parse_args()
@@ -80,20 +91,27 @@ def main() -> None:
     threshold = lfw_threshold(root / "lfw")
     benchmarks = benchmark_sets(root) if arguments.probe else []
     taught: list[tuple[Any, ...]] = []
-    print("| generator | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    model = open_model(arguments.model) if arguments.model else None
+    columns = COLUMNS | ({"model_eer": "{:.2%}"} if model else {})
+    print("| generator | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for name in arguments.names:
         generator = build_generator(**options_of(name, arguments.changes))
         count = (arguments.identities, arguments.images)
         sampled = sample_generator(generator, *count, arguments.seed)
-        crops, found = aligned(sampled.faces)
-        labels = sampled.labels[found].tolist()
-        threshold = own_threshold(crops, labels) if threshold is None else threshold
-        row = quality(sampled, crops, found, sface(), threshold)
-        cells = [form.format(row[key]) for key, form in COLUMNS.items()]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        judged = judge(sampled, sface(), arguments.min_consistency)
+        threshold = own_threshold(judged) if threshold is None else threshold
+        row = quality(sampled, judged, threshold)
+        if model:
+            seen = embed_images(model.embed, judged.crops, flip=False, title="model")
+            row["model_eer"] = identity_eer(seen, judged.labels)
+        print(
+            f"| {name} | " + " | ".join(columns[key].format(row[key]) for key in columns) + " |",
+            flush=True,
+        )
         if arguments.probe:
-            net, loss = trained(crops, list(map(str, labels)), arguments.probe, arguments.seed)
-            taught.append((name, len(crops), loss, scores(net, benchmarks)))
+            names = list(map(str, judged.labels))
+            net, loss = trained(judged.crops, names, arguments.probe, arguments.seed)
+            taught.append((name, len(names), loss, scores(net, benchmarks)))
     for name, images, loss, row in taught:
         print(f"\nThe probe on {images} images of {name}: last loss {loss:.2f};", end=" ")
         print("; ".join(f"{k} {v['accuracy']:.2f} %, TAR {v['tar']:.2f} %" for k, v in row.items()))

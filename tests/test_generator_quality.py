@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from facefoundry.generator_quality import aligned, identity_quality, sample_generator
+from facefoundry.generator_quality import (
+    Sampled,
+    aligned,
+    identity_quality,
+    judge,
+    sample_generator,
+)
 from facefoundry.images import read_image
 from facefoundry.synthesis import Face
 
@@ -36,6 +42,17 @@ def test_what_the_detector_misses_is_told_apart():
     crops, found = aligned([Face(sheet), Face(np.zeros((128, 128, 3), np.uint8))])
     assert found.tolist() == [True, False]
     assert crops.shape == (1, 112, 112, 3)
+
+
+def test_what_is_unlike_the_rest_of_its_identity_is_left_out():
+    """Six copies of one face under two names, by a judge who sees a stranger in the last."""
+    face = Face(read_image(ROOT / "docs/faces.jpg"))
+    seen = np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 0, 1]]
+    sampled = Sampled([face] * 6, np.array([3, 3, 3, 5, 5, 5]), 1.0)
+    judged = judge(sampled, lambda crops: seen[: len(crops)], min_consistency=0.5)
+    assert judged.labels.tolist() == [3, 3, 3, 5, 5]
+    assert (judged.detected, judged.kept) == (1, pytest.approx(5 / 6))
+    assert len(judged.crops) == len(judged.embeddings) == 5
 
 
 class Echo:

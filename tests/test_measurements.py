@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
 
@@ -50,9 +51,12 @@ def test_generators_are_probed_on_the_benchmarks_that_evaluate_reads(monkeypatch
     with pytest.raises(SystemExit):
         runpy.run_path(script, run_name="__main__")
     assert "--probe learns from batches of 64 faces" in capsys.readouterr().err
+    arguments += ["--min-consistency", "-1", "--model", str(ROOT / "pretrained/distilled")]
     monkeypatch.setattr(sys, "argv", [script, *arguments, "--identities", "10"])
     runpy.run_path(script, run_name="__main__")
     printed = capsys.readouterr().out
+    assert "| kept |" in printed
+    assert "| model_eer |" in printed
     assert "| render |" in printed
     assert "The probe on 80 images of render: last loss " in printed
 

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import Embed, embed_images, held_out_pairs
 from facefoundry.centres import identity_centres
-from facefoundry.curation.rules import pair_cosines, similar_identities, similarity_summary
+from facefoundry.curation.rules import (
+    consistency,
+    pair_cosines,
+    similar_identities,
+    similarity_summary,
+)
 from facefoundry.data import Crops
 from facefoundry.identification import search
 from facefoundry.progress import track
@@ -45,21 +50,38 @@ def sample_generator(generator: Generator, identities: int, images: int, seed: i
     return Sampled([face for faces in made for face in faces], labels, seconds)
 
 
-def quality(
-    sampled: Sampled, crops: Crops, found: NDArray[np.bool_], embed: Embed, threshold: float
-) -> dict[str, Any]:
-    """Rate, detection and identity measures, by an embedder that the generator does not know.
+@dataclass(frozen=True)
+class Judged:
+    """What curation would leave of a sample: crops (M, 112, 112, 3) uint8 RGB, labels (M,),
+    embeddings (M, D); detected: share of the faces that YuNet finds; kept: share of these."""
 
-    crops, found: what `aligned` makes of the faces; one that is not found counts against
-    `detected` and takes no further part. threshold: cosine from which two mean embeddings count as
-    one identity.
-    """
-    embeddings = embed_images(embed, crops, flip=False, title="generator")
+    crops: Crops
+    labels: Ints
+    embeddings: Floats
+    detected: float
+    kept: float
+
+
+def judge(sampled: Sampled, embed: Embed, min_consistency: float = -1.0) -> Judged:
+    """min_consistency: least cosine to the mean of the other images of the identity, by `embed`,
+    which should be an embedder that the generator does not know."""
+    crops, found = aligned(sampled.faces)
+    labels = sampled.labels[found]
+    embeddings = embed_images(embed, crops, flip=False, title="judge")
+    like = consistency(embeddings, np.unique(labels, return_inverse=True)[1]) >= min_consistency
+    shares = float(found.mean()), float(like.mean())
+    return Judged(crops[like], labels[like], embeddings[like], *shares)
+
+
+def quality(sampled: Sampled, judged: Judged, threshold: float) -> dict[str, Any]:
+    """Rate, detection and identity measures. threshold: cosine from which two mean embeddings count
+    as one identity."""
     return {
         "images": len(sampled.faces),
         "images_per_second": len(sampled.faces) / sampled.seconds,
-        "detected": float(found.mean()),
-        **identity_quality(embeddings, sampled.labels[found], threshold),
+        "detected": judged.detected,
+        "kept": judged.kept,
+        **identity_quality(judged.embeddings, judged.labels, threshold),
     }
 
 
@@ -77,7 +99,6 @@ def identity_quality(embeddings: Floats, labels: Ints, threshold: float) -> dict
     with each identity's first image enrolled, and how many identities are left when those nearer
     than `threshold` to another count as one."""
     labels = np.unique(labels, return_inverse=True)[1]
-    pairs = held_out_pairs(labels.tolist(), seed=0)
     first = np.unique(labels, return_index=True)[1]
     probes = np.setdiff1d(np.arange(len(labels)), first)
     rank = search(embeddings[first], embeddings[probes], labels[probes]).rank
@@ -85,8 +106,14 @@ def identity_quality(embeddings: Floats, labels: Ints, threshold: float) -> dict
     target = similar_identities(centres, np.bincount(labels), threshold)
     return {
         **similarity_summary(*pair_cosines(embeddings, labels, seed=0)),
-        "eer": eer(roc(pair_similarity(embeddings, pairs.index), pairs.same)),
+        "eer": identity_eer(embeddings, labels),
         "rank_1": float((rank == 1).mean()),
         "identities": len(centres),
         "distinct": int((target == np.arange(len(target))).sum()),
     }
+
+
+def identity_eer(embeddings: Floats, labels: Ints) -> float:
+    """Equal error rate over pairs of images, embeddings (N, D) and labels (N,)."""
+    pairs = held_out_pairs(labels.tolist(), seed=0)
+    return eer(roc(pair_similarity(embeddings, pairs.index), pairs.same))
