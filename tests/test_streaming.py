@@ -11,6 +11,7 @@ from torch import nn
 from toy_faces import CONF, OPTIONS, STANDARD, toy_crops, toy_data
 
 from facefoundry.alignment import TEMPLATE, Detector, warp
+from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.backbones import build_backbone
 from facefoundry.data import NOBODY
 from facefoundry.distiller import DistillerModule, streamed
@@ -190,7 +191,9 @@ def test_no_augmentation_changes_nothing_and_a_seed_repeats_all_others():
     assert changed.float().mean() > 0.9
 
 
-@pytest.mark.parametrize("effect", ["mask", "sunglasses", "noise", "low_resolution"])
+@pytest.mark.parametrize(
+    "effect", ["mask", "sunglasses", "lens_distortion", "noise", "low_resolution"]
+)
 def test_an_effect_meets_its_share_of_the_rows(effect: str):
     planes = toy_planes()
     torch.manual_seed(0)
@@ -199,6 +202,20 @@ def test_an_effect_meets_its_share_of_the_rows(effect: str):
     assert rows.sum() == 6  # of 24
     share = changed[rows].float().mean()
     assert share < 0.5 if effect in ("mask", "sunglasses") else share > 0.5
+
+
+def test_its_lens_is_that_of_the_cpu(monkeypatch):
+    """At one strength for both, on a smooth picture: they sample at the same places."""
+    x, y = np.meshgrid(np.linspace(0, 1, 112), np.linspace(0, 1, 112))
+    smooth = (255 * np.stack([x, y, x * y], 2)).astype(np.uint8)
+    for module in ("facefoundry.augmentation", "facefoundry.streaming.augmentation"):
+        monkeypatch.setattr(f"{module}.DISTORTION", (-0.2, -0.2))
+    options = NONE | {"lens_distortion": 1.0}
+    expected = augment(build_augmentation(options), smooth, 0).astype(int)
+    found = Augmentation(options)(torch.from_numpy(smooth.transpose(2, 0, 1).copy())[None])
+    difference = found[0].permute(1, 2, 0).numpy().astype(int) - expected
+    assert np.abs(expected - smooth.astype(int)).max() > 10
+    assert np.abs(difference).max() <= 3
 
 
 def batches(count: int, size: int = 8, steps: int = 5) -> Shares:

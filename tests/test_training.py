@@ -88,6 +88,18 @@ def test_occlusions_cover_what_they_are_named_for(name, rows):
     assert not covered[:30].any()
 
 
+def test_a_lens_bends_straight_lines_and_leaves_the_middle():
+    transform = build_augmentation(NONE | {"flip": 0.0, "lens_distortion": 1.0})
+    lines = np.zeros((112, 112, 3), np.uint8)
+    lines[:, [20, 56, 92]] = 255
+    bent = [augment(transform, lines, seed)[..., 0] for seed in range(4)]
+    for view in bent:
+        edge, middle = (np.abs(view[rows, 60:].argmax(-1).mean() + 60) for rows in ([1, 110], [56]))
+        assert 0.3 < abs(edge - middle) < 12
+        assert np.all(view[:, 56] > 100), "a line through the centre stays straight"
+    assert len({view.tobytes() for view in bent}) == 4
+
+
 def test_noise_is_about_the_image():
     transform = build_augmentation(NONE | {"flip": 0.0, "noise": 1.0})
     grey = np.full((112, 112, 3), 128, np.uint8)

@@ -24,12 +24,20 @@ SENSOR_NOISE = (0.01, 0.08)  # standard deviation as a share of full scale
 MASK_HEIGHT = (0.0, 8.0)  # of the edge above the tip of the nose, in pixels of the crop
 LENS_WIDTH, LENS_HEIGHT = (13.0, 18.0), (8.0, 13.0)  # from the pupil to the rim
 LEAST_SHRUNK = 0.7  # of the side
+DISTORTION = (-0.2, 0.2)  # k of r (1 + k r^2) with r = 1 in the corner: pincushion to barrel
 Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
 
 def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
     """Compose (112, 112, 3) uint8 RGB -> the same shape from the values of conf/augmentation/."""
     side = 112
+    # one that never acts would draw a number all the same, and change every training before it
+    lens = A.OpticalDistortion(
+        DISTORTION,
+        mode="fisheye",
+        border_mode=cv2.BORDER_REPLICATE,
+        p=options["lens_distortion"],
+    )
     return A.Compose(
         [
             A.HorizontalFlip(p=options["flip"]),
@@ -42,6 +50,7 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
                 border_mode=cv2.BORDER_REPLICATE,
                 p=options["affine"],
             ),
+            *([lens] if lens.p else []),
             A.RandomBrightnessContrast(
                 options["brightness"], options["contrast"], p=options["tone"]
             ),

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from facefoundry.alignment import SIZE
 from facefoundry.augmentation import (
+    DISTORTION,
     LEAST_SHRUNK,
     LENS_HEIGHT,
     LENS_WIDTH,
@@ -56,6 +57,7 @@ class Augmentation(nn.Module):
                 padding_mode="border",
                 p=options["affine"],
             ),
+            LensDistortion(options["lens_distortion"]),
             K.ColorJiggle(options["brightness"], options["contrast"], p=tone),
             K.ColorJiggle(0.08, 0.0, 0.4, 12 / 180, p=options["hue_saturation"]),
             K.RandomGrayscale(p=options["grey"]),
@@ -109,6 +111,18 @@ class Covered(Effect):
         which = torch.randint(len(self.planes), (len(images),), device=images.device)
         colour = torch.rand(len(images), 3, 1, 1, device=images.device) * self.brightest
         return images.lerp(colour.expand_as(images), self.planes[which])
+
+
+class LensDistortion(Effect):
+    """Every point is taken from r (1 + k r^2), r = 1 in the corner; beyond the edge, its colour."""
+
+    def change(self, images: Tensor) -> Tensor:
+        count, least, most = len(images), *DISTORTION
+        k = torch.rand(count, 1, 1, 1, device=images.device) * (most - least) + least
+        still = torch.eye(2, 3, device=images.device).expand(count, 2, 3)
+        grid = functional.affine_grid(still, list(images.shape), align_corners=False)
+        bent = grid * (1 + k * grid.square().sum(3, keepdim=True) / 2)
+        return functional.grid_sample(images, bent, padding_mode="border", align_corners=False)
 
 
 class SensorNoise(Effect):
