@@ -6,6 +6,7 @@ faces differ between runs, so the accuracy measures them. The probe reads a benc
 run it rarely, and write down each reading.
 
 Run: python benchmarks/probe.py [--faces data/split] [--images 4170] [--per-identity 16] [--seed 0]
+     [--augmentation standard]
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from facefoundry.stage import composed
 from facefoundry.training import embedder
 
 SIDE, SIZE, BATCH = 64, 128, 64
+AUGMENTATIONS = ("none", "light", "standard", "strong")
 
 
 class ProbeNet(nn.Module):
@@ -105,10 +107,15 @@ def benchmarks_root(asked: Path | None) -> Path:
     return asked or Path(composed("evaluate", [])["benchmarks"])
 
 
-def trained(crops: Crops, identities: list[str], steps: int, seed: int) -> tuple[ProbeNet, float]:
-    """The probe trained on crops (N, 112, 112, 3) uint8 RGB, and its last loss."""
+def trained(
+    crops: Crops, identities: list[str], steps: int, seed: int, augmentation: str = "standard"
+) -> tuple[ProbeNet, float]:
+    """The probe trained on crops (N, 112, 112, 3) uint8 RGB, and its last loss.
+
+    augmentation: a file of conf/augmentation, without .yaml.
+    """
     torch.manual_seed(seed)
-    options = yaml.safe_load(Path("conf/augmentation/standard.yaml").read_text())
+    options = yaml.safe_load(Path(f"conf/augmentation/{augmentation}.yaml").read_text())
     data = AugmentedCrops(crops, labels_of(identities), options, seed)
     net = ProbeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net, fit(net, data, steps, seed)
@@ -123,6 +130,7 @@ def main() -> None:
     parser.add_argument("--per-identity", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--augmentation", default="standard", choices=AUGMENTATIONS)
     parser.add_argument("--benchmarks", type=Path, help="the root that evaluate reads if left out")
     arguments = parser.parse_args()
     root = benchmarks_root(arguments.benchmarks)
@@ -133,7 +141,9 @@ def main() -> None:
     chosen = choose(identities, arguments.images, arguments.per_identity)
     names = [identities[place] for place in chosen]
     start = time.process_time()
-    net, loss = trained(crops[chosen], names, arguments.steps, arguments.seed)
+    net, loss = trained(
+        crops[chosen], names, arguments.steps, arguments.seed, arguments.augmentation
+    )
     seconds = time.process_time() - start
     print(f"{len(set(names))} identities, {len(chosen)} images, {seconds:.0f} CPU s")
     print(f"last loss {loss:.2f}")

@@ -171,6 +171,7 @@ def test_a_profile_changes_its_knobs_and_nothing_else(tmp_path: Path, monkeypatc
         old, new = (leaves(yaml.safe_load(found)) for found in (text, path.read_text()))
         assert new == old | profile.get(path, {})
         assert re.findall("#.*", path.read_text()) == re.findall("#.*", text)
+        assert path.read_text().count("\n") == text.count("\n"), "a list stays on its line"
     for stage in ("synthesize", "curate", "train", "distill"):
         check_params(stage)
         composed(stage)

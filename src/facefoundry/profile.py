@@ -52,7 +52,11 @@ def write_profile(profile: dict[Path, Knobs]) -> None:
         content = editor.load(path)
         for dotted, value in knobs.items():
             *sections, leaf = dotted.split(".")
-            at(content, sections)[leaf] = value
+            section = at(content, sections)
+            if isinstance(value, list):
+                section[leaf][:] = value  # in place, so that it stays on its line
+            else:
+                section[leaf] = value
         editor.dump(content, path)
 
 
