@@ -41,7 +41,7 @@ from facefoundry.stage import composed
 from facefoundry.training import embedder
 
 SIDE, SIZE, BATCH = 64, 128, 64
-AUGMENTATIONS = ("none", "light", "standard", "strong")
+AUGMENTATIONS = Path("conf/augmentation")
 
 
 class ProbeNet(nn.Module):
@@ -112,10 +112,10 @@ def trained(
 ) -> tuple[ProbeNet, float]:
     """The probe trained on crops (N, 112, 112, 3) uint8 RGB, and its last loss.
 
-    augmentation: a file of conf/augmentation, without .yaml.
+    augmentation: a file of AUGMENTATIONS, without .yaml.
     """
     torch.manual_seed(seed)
-    options = yaml.safe_load(Path(f"conf/augmentation/{augmentation}.yaml").read_text())
+    options = yaml.safe_load((AUGMENTATIONS / f"{augmentation}.yaml").read_text())
     data = AugmentedCrops(crops, labels_of(identities), options, seed)
     net = ProbeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net, fit(net, data, steps, seed)
@@ -130,7 +130,8 @@ def main() -> None:
     parser.add_argument("--per-identity", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--augmentation", default="standard", choices=AUGMENTATIONS)
+    known = sorted(path.stem for path in AUGMENTATIONS.glob("*.yaml"))
+    parser.add_argument("--augmentation", default="standard", choices=known)
     parser.add_argument("--benchmarks", type=Path, help="the root that evaluate reads if left out")
     arguments = parser.parse_args()
     root = benchmarks_root(arguments.benchmarks)
