@@ -22,11 +22,16 @@ import yaml
 from omegaconf import OmegaConf
 from probe import BATCH, benchmarks_root, scores, trained
 
-from facefoundry.benchmarks import embed_images, held_out_pairs, load_images, read_benchmark
+from facefoundry.benchmarks import (
+    embed_images,
+    held_out_eer,
+    held_out_pairs,
+    load_images,
+    read_benchmark,
+)
 from facefoundry.evaluation import benchmark_sets
 from facefoundry.generator_quality import (
     Judged,
-    identity_eer,
     judge,
     quality,
     sample_generator,
@@ -103,11 +108,9 @@ def main() -> None:
         row = quality(sampled, judged, threshold)
         if model:
             seen = embed_images(model.embed, judged.crops, flip=False, title="model")
-            row["model_eer"] = identity_eer(seen, judged.labels)
-        print(
-            f"| {name} | " + " | ".join(columns[key].format(row[key]) for key in columns) + " |",
-            flush=True,
-        )
+            row["model_eer"] = held_out_eer(seen, judged.labels.tolist())
+        cells = [form.format(row[key]) for key, form in columns.items()]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
         if arguments.probe:
             names = list(map(str, judged.labels))
             net, loss = trained(judged.crops, names, arguments.probe, arguments.seed)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from facefoundry.errors import FoundryError
 from facefoundry.images import read_image
 from facefoundry.progress import track
+from facefoundry.verification import eer, pair_similarity, roc
 
 PAIRS = "pairs.csv"
 COLUMNS = ("a", "b", "same", "fold")
@@ -209,6 +210,12 @@ def held_out_pairs(
     if len(names) < 4:
         fold[keep] = np.arange(len(keep)) % 2
     return Pairs(np.stack([left, right], axis=1)[keep].astype(np.int64), same[keep], fold[keep])
+
+
+def held_out_eer(embeddings: Embeddings, identities: Sequence[str]) -> float:
+    """Equal error rate over the `held_out_pairs` of images, embeddings (N, D) L2-normalised."""
+    pairs = held_out_pairs(identities, seed=0)
+    return eer(roc(pair_similarity(embeddings, pairs.index), pairs.same))
 
 
 def _deal_folds(identities: int, folds: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facefoundry.alignment import Detector, warp
-from facefoundry.benchmarks import Embed, embed_images, held_out_pairs
+from facefoundry.benchmarks import Embed, embed_images, held_out_eer
 from facefoundry.centres import identity_centres
 from facefoundry.curation.rules import (
     consistency,
@@ -23,7 +23,6 @@ from facefoundry.data import Crops
 from facefoundry.identification import search
 from facefoundry.progress import track
 from facefoundry.synthesis import Face, Generator
-from facefoundry.verification import eer, pair_similarity, roc
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -106,14 +105,8 @@ def identity_quality(embeddings: Floats, labels: Ints, threshold: float) -> dict
     target = similar_identities(centres, np.bincount(labels), threshold)
     return {
         **similarity_summary(*pair_cosines(embeddings, labels, seed=0)),
-        "eer": identity_eer(embeddings, labels),
+        "eer": held_out_eer(embeddings, labels.tolist()),
         "rank_1": float((rank == 1).mean()),
         "identities": len(centres),
         "distinct": int((target == np.arange(len(target))).sum()),
     }
-
-
-def identity_eer(embeddings: Floats, labels: Ints) -> float:
-    """Equal error rate over pairs of images, embeddings (N, D) and labels (N,)."""
-    pairs = held_out_pairs(labels.tolist(), seed=0)
-    return eer(roc(pair_similarity(embeddings, pairs.index), pairs.same))

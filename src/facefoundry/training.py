@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from facefoundry.benchmarks import Images, embed_images, held_out_pairs
+from facefoundry.benchmarks import Images, embed_images, held_out_eer
 from facefoundry.data import NOBODY, Batch, TrainingData, normalise, train_loader
 from facefoundry.errors import FoundryError
 from facefoundry.journal import record
@@ -28,7 +28,6 @@ from facefoundry.samplers import SAMPLERS, EpochSampler, Labels, Shares, choose_
 from facefoundry.sharded import shard, whole_state
 from facefoundry.streaming.loader import Pool, pool_loader
 from facefoundry.trainers import build_trainer
-from facefoundry.verification import eer, pair_similarity, roc
 
 BEST = "best.pt"
 QUIET_SECONDS = 60.0  # without a word, where no terminal shows a bar
@@ -199,8 +198,7 @@ class TrainingModule(ResumableModule):
             self._whole[0].load_state_dict(whole_state(self.backbone))
         embeddings = embed_images(embedder(self.trained), self.data.val.crops, flip=False)
         self.backbone.train()
-        pairs = held_out_pairs(self.data.val.identities, seed=0)
-        return eer(roc(pair_similarity(embeddings, pairs.index), pairs.same))
+        return held_out_eer(embeddings, self.data.val.identities)
 
 
 def embedder(backbone: nn.Module) -> Callable[[Images], Any]:
