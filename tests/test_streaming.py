@@ -8,16 +8,19 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from toy_faces import CONF, OPTIONS, STANDARD, toy_crops, toy_data
+from torch.nn import functional
+from toy_faces import CONF, OPTIONS, STANDARD, toy_crops, toy_data, write_faces
 
 from facefoundry.alignment import TEMPLATE, Detector, warp
 from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.backbones import build_backbone
-from facefoundry.data import NOBODY
+from facefoundry.data import NOBODY, normalise
 from facefoundry.distiller import DistillerModule, streamed
 from facefoundry.errors import FoundryError
+from facefoundry.licences import SFACE, YUNET
 from facefoundry.losses import build_head
-from facefoundry.recognizer import RecognizerModule, pool_for
+from facefoundry.model_dir import load_model
+from facefoundry.recognizer import RecognizerModule, pool_for, train_recognizer, with_people
 from facefoundry.references import sface
 from facefoundry.samplers import EpochSampler, Shares
 from facefoundry.streaming.aligner import Aligner
@@ -25,7 +28,8 @@ from facefoundry.streaming.augmentation import Augmentation
 from facefoundry.streaming.loader import FixedPool, pool_loader
 from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
-from facefoundry.streaming.pool import DIMENSIONS, FacePool, Ring, SFace
+from facefoundry.streaming.people import PeoplePool, similar_to_earlier
+from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
 
@@ -53,7 +57,7 @@ def painter(source) -> Painter:
 def images(painter) -> torch.Tensor:
     torch.manual_seed(3)
     with torch.no_grad():
-        return painter(4)
+        return painter(painter.people(4))
 
 
 def photographs(images: torch.Tensor) -> list[np.ndarray]:
@@ -71,11 +75,12 @@ def toy_planes() -> torch.Tensor:
 
 def test_the_painter_paints_what_the_generator_does(source, painter, monkeypatch):
     torch.manual_seed(1)
-    styles = painter.styles(2)
+    people = painter.people(2)
+    styles = painter.styles(people)
     assert styles.shape == (2, 5, 512)
-    monkeypatch.setattr(painter, "styles", lambda count: styles)
+    monkeypatch.setattr(painter, "styles", lambda people: styles)
     with torch.no_grad():
-        painted = painter(2)
+        painted = painter(people)
     expected = source._network.images(styles.numpy())
     for one, two in zip(photographs(painted), expected, strict=True):
         assert np.abs(one.astype(int) - two).max() <= 1
@@ -83,26 +88,27 @@ def test_the_painter_paints_what_the_generator_does(source, painter, monkeypatch
 
 def test_in_fp16_as_on_a_gpu_it_paints_nearly_the_same(painter, monkeypatch):
     torch.manual_seed(1)
-    styles = painter.styles(1)
+    people = painter.people(1)
+    styles = painter.styles(people)
     fast = copy.deepcopy(painter)
     fast.fast()
     painted = []
     for one in (painter, fast):
-        monkeypatch.setattr(one, "styles", lambda count: styles)
+        monkeypatch.setattr(one, "styles", lambda people: styles)
         with torch.no_grad():
-            painted.append(one(1).float())
+            painted.append(one(people).float())
     assert (painted[0] - painted[1]).square().mean().sqrt() < 1.5  # of 255
     planes, teacher = toy_planes()[:2], SFace().eval()
     with torch.no_grad():
         exact = teacher(planes)
-        teacher.graph.fast()
+        teacher.fast()
         assert (exact * teacher(planes)).sum(1).min() > 0.999
 
 
 def test_its_styles_spread_as_the_generators_do(source, painter):
     """The same distribution: means and deviations of both along the components of each group."""
     torch.manual_seed(0)
-    ours = painter.styles(300).numpy()
+    ours = painter.styles(painter.people(300)).numpy()
     rngs = [np.random.default_rng(n) for n in range(600)]
     drawn = source._styles(rngs)
     theirs = np.stack([source._step(*drawn[2 * n : 2 * n + 2], rngs[n])[0] for n in range(300)])
@@ -125,8 +131,8 @@ def test_the_aligner_finds_and_cuts_what_opencv_does(images):
     aligner = Aligner(256).eval()
     with torch.no_grad():
         landmarks, scores = aligner.landmarks(images)
-        crops = aligner(images)
-    assert len(crops) == 4 and crops.dtype == torch.uint8
+        crops, shown = aligner(images)
+    assert len(crops) == 4 and shown.all() and crops.dtype == torch.uint8
     for number, image in enumerate(photographs(images)):
         (found, *_) = Detector().detect(image)
         assert scores[number].item() == pytest.approx(found.score, abs=0.01)
@@ -139,7 +145,8 @@ def test_the_aligner_finds_and_cuts_what_opencv_does(images):
 def test_what_shows_no_face_is_left_out(images):
     noise = torch.rand(1, 3, 256, 256) * 255
     with torch.no_grad():
-        assert len(Aligner(256)(torch.cat([noise, images[:1], noise]))) == 1
+        crops, found = Aligner(256)(torch.cat([noise, images[:1], noise]))
+    assert len(crops) == 1 and found.tolist() == [False, True, False]
 
 
 def test_landmarks_on_the_template_are_cut_without_a_change():
@@ -235,7 +242,7 @@ def test_a_pool_loader_gives_the_samplers_batches(monkeypatch):
 
 
 class Counter(nn.Module):
-    """A painter: images whose every pixel is the number of the face, from 1 on."""
+    """A painter: people are numbers from 1 on, images have theirs in every pixel."""
 
     licences = ()
 
@@ -243,17 +250,21 @@ class Counter(nn.Module):
         super().__init__()
         self.painted = 0
 
-    def forward(self, count: int) -> torch.Tensor:
+    def people(self, count: int) -> torch.Tensor:
         numbers = torch.arange(count) + 1 + self.painted
         self.painted += count
-        return numbers[:, None, None, None].expand(-1, 3, 112, 112).float()
+        return numbers.float()[:, None]
+
+    def forward(self, people: torch.Tensor) -> torch.Tensor:
+        return people[:, :, None, None].expand(-1, 3, 112, 112)
 
 
 class Odd(nn.Module):
     """An aligner that finds the odd ones alone."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images[images[:, 0, 0, 0] % 2 == 1].to(torch.uint8)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = images[:, 0, 0, 0] % 2 == 1
+        return images[found].to(torch.uint8), found
 
 
 class Mean(nn.Module):
@@ -299,8 +310,9 @@ TEACHING = {"scale": 24.0, "margin_cos": 0.2, "regression": 4.0, "among": 99, "l
 
 
 def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
-    nets = lambda _: (Counter(), Odd(), Mean())  # noqa: E731
+    nets = lambda _: (Counter(), Odd())  # noqa: E731
     monkeypatch.setattr("facefoundry.streaming.pool.streaming_nets", nets)
+    monkeypatch.setattr("facefoundry.streaming.pool.SFace", Mean)
     options = OPTIONS | {
         "teacher": "sface",
         "policy": "none",
@@ -310,10 +322,10 @@ def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
         "patience": None,
     }
     data = toy_data()
-    pool, teacher, licences = streamed(options, data, DIMENSIONS)
+    pool, teacher, licences = streamed(options, data, DIMENSIONS, nn.Identity())
     assert len(pool.crops) == 34 and licences == ()
     with pytest.raises(FoundryError, match=r"embedding_size: 64 cannot follow teacher: sface"):
-        streamed(options, data, 64)
+        streamed(options, data, 64, nn.Identity())
     student = build_backbone("small_resnet", widths=[8] * 3, head=16, embedding_size=DIMENSIONS)
     module = DistillerModule(
         student,
@@ -331,9 +343,133 @@ def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
     assert torch.equal(teacher.head.centres[24:], pool.targets[24:])
 
 
-def test_a_stream_wants_a_teacher_that_answers_at_once():
-    with pytest.raises(FoundryError, match=r"stream\.faces: .* distill\.teacher: sface"):
-        streamed({"teacher": "own", "stream": STREAM}, toy_data(), DIMENSIONS)
+def test_a_network_of_ours_answers_a_stream_too(tmp_path: Path, monkeypatch):
+    torch.manual_seed(0)
+    own = build_backbone("small_resnet", widths=[8] * 3, head=16, embedding_size=16).eval()
+    with torch.no_grad():
+        embeddings = [own(normalise(seen)) for seen in (toy_planes(), toy_planes().flip(3))]
+        expected = sum(functional.normalize(part) for part in embeddings)
+        found = Own(own)(toy_planes())
+    assert torch.allclose(found, functional.normalize(expected), atol=1e-5)
+    monkeypatch.setattr("facefoundry.streaming.pool.streaming_nets", lambda _: (Counter(), Odd()))
+    options = {"teacher": "own", "policy": "none", "stream": STREAM, "sface": TEACHING}
+    pool, teacher, _ = streamed(options, toy_data(), 16, own)
+    assert torch.allclose(pool.targets[:24], found, atol=1e-5)
+    assert torch.equal(teacher.head.centres, pool.targets)
+
+
+class Tens(nn.Module):
+    """A judge of Counter's pictures: ten people in a row look alike, and the second picture of any
+    batch shows another."""
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        places = (crops[:, 0, 0, 0].long() - 1) // 10
+        if len(places) > 1:
+            places[1] = DIMENSIONS - 1
+        return functional.one_hot(places, DIMENSIONS).float()
+
+
+class All(nn.Module):
+    """An aligner that finds a face in every picture."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images.to(torch.uint8), torch.ones(len(images), dtype=torch.bool)
+
+
+RULES = {"min_consistency": 0.5, "min_images": 3, "max_similarity": 0.75}
+
+
+def toy_people(aligner: nn.Module, monkeypatch, **rules: float) -> PeoplePool:
+    """40 are asked for, four images each, two people in a batch."""
+    monkeypatch.setattr("facefoundry.streaming.people.AT_ONCE", {"cpu": 8})
+    kept = FixedPool.of(toy_crops()[0], np.repeat(np.arange(4), 6), CPU)
+    parts = {"painter": Counter(), "aligner": aligner, "judge": Tens()}
+    return PeoplePool(kept, 40, 4, 0.5, **(RULES | rules), **parts)
+
+
+def test_people_are_let_in_by_the_rules_of_curate(monkeypatch):
+    """Of each ten who look alike the first stays, without the picture that does not agree."""
+    pool = toy_people(All(), monkeypatch)
+    assert pool.identities == 4 + 4 and pool.counts == {"people": 4, "streamed": 12}
+    assert torch.equal(pool.crops[:24], toy_planes())
+    assert pool.labels.tolist() == [n // 6 for n in range(24)] + [4 + n // 3 for n in range(12)]
+    assert pool.crops[24:, 0, 0, 0].tolist() == [1] * 3 + [11] * 3 + [21] * 3 + [31] * 3
+    stricter = toy_people(All(), monkeypatch, min_images=4)  # the first of a batch has but three
+    assert stricter.crops[24:, 0, 0, 0].tolist() == [2] * 4 + [12] * 4 + [22] * 4 + [32] * 4
+    every = toy_people(All(), monkeypatch, max_similarity=1.0)
+    assert every.identities == 4 + 40 and len(every.crops) == 24 + 20 * 7
+    odd = toy_people(Odd(), monkeypatch)
+    assert odd.crops[24:, 0, 0, 0].tolist() == [1] * 3 + [11] * 3 + [21] * 3 + [31] * 3
+    with pytest.raises(FoundryError, match=r"people\.identities: none of 40 has 5 images"):
+        toy_people(All(), monkeypatch, min_images=5)
+
+
+def test_only_who_came_before_counts_as_similar():
+    turn = torch.tensor([0.0, 0.1, 1.5, 1.6, 0.05])
+    means = torch.stack([turn.cos(), turn.sin()], 1)
+    assert similar_to_earlier(means, 0.9).tolist() == [False, True, False, True, True]
+    assert similar_to_earlier(means, 1.0).sum() == 0
+
+
+@pytest.mark.parametrize("compared", [1, 2, 4096])
+def test_it_does_not_matter_how_many_are_compared_at_once(compared: int, monkeypatch):
+    torch.manual_seed(0)
+    means = functional.normalize(torch.randn(50, 3))
+    expected = (means @ means.T).tril(-1).amax(1) > 0.95
+    monkeypatch.setattr("facefoundry.streaming.people.COMPARED", compared)
+    assert torch.equal(similar_to_earlier(means, 0.95), expected) and expected.any()
+
+
+def test_new_images_of_people_take_the_places_of_old_ones(monkeypatch):
+    pool = toy_people(All(), monkeypatch)
+    pool.painter.forward = lambda people: Counter.forward(pool.painter, people + 1)
+    kept, before = pool.crops[:24].clone(), pool.labels.clone()
+    pool.refresh(10)  # five of the twelve; the judge refuses the second
+    pictures = pool.crops[24:, 0, 0, 0].tolist()
+    assert pictures == [2, 1, 2] + [12, 12, 11] + [21] * 3 + [31] * 3
+    pool.refresh(10)
+    assert pool.crops[24:, 0, 0, 0].tolist() == [2, 1, 2, 12, 12, 12, 21, 22, 22, 32, 31, 31]
+    assert torch.equal(pool.crops[:24], kept) and torch.equal(pool.labels, before)
+    assert pool.counts["streamed"] == 12 + 8
+
+
+PEOPLE = {"identities": 40, "images": 4, "fresh": 0.5, "generator": TINY} | RULES
+
+
+def test_labels_of_people_are_learnt_beside_those_of_the_train_faces(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_faces(tmp_path)
+    for name, part in (("streaming_nets", lambda _: (Counter(), All())), ("SFace", Tens)):
+        monkeypatch.setattr(f"facefoundry.streaming.pool.{name}", part)
+    monkeypatch.setattr("facefoundry.streaming.people.AT_ONCE", {"cpu": 8})
+    options = OPTIONS | {
+        "people": PEOPLE,
+        "policy": "none",
+        "teacher": "none",
+        "init_from": None,
+        "augment_on": "cpu",
+        "augmentation": NONE,
+        "workers": 1,
+        "wccn": 0.1,
+        "loss": {"loss": "arcface"},
+        "backbone": {"architecture": "small_resnet", "widths": [8] * 3, "head": 16},
+        "sface": TEACHING,
+    }
+    seen = []
+    monkeypatch.setattr(
+        "facefoundry.recognizer.normalise_within",
+        lambda net, read, labels, *_: seen.append((read(np.array([0, 24])), labels)),
+    )
+    metrics = train_recognizer(options, Path("data/split"), Path("out"), lambda *_: None)
+    assert metrics["people"] == 4 and metrics["streamed"] > 12 and metrics["identities"] == 4
+    ((read, labels),) = seen
+    assert labels.max() == 7 and read.shape == (2, 112, 112, 3) and read[1].std() == 0
+    names = {entry["name"] for entry in load_model(Path("out"))[1].licences}
+    assert names == {YUNET.name, SFACE.name}
+    with pytest.raises(FoundryError, match=r"people\.identities: .* set train\.teacher: none"):
+        with_people(options | {"teacher": "sface"}, toy_data())
+    with pytest.raises(FoundryError, match="policy no-real-faces forbids YuNet"):
+        with_people(options | {"policy": "no-real-faces"}, toy_data())
 
 
 def test_labels_are_learnt_on_the_device_too(tmp_path: Path):
@@ -354,10 +490,12 @@ def test_labels_are_learnt_on_the_device_too(tmp_path: Path):
         pool_for("tpu", data)
 
 
-@pytest.mark.parametrize("key", ["augment_on: gpu", "stream.faces"])
+@pytest.mark.parametrize("key", ["augment_on: gpu", "stream.faces", "people.identities"])
 def test_without_kornia_the_extra_is_named(key: str, monkeypatch):
     monkeypatch.setattr("facefoundry.streaming.find_spec", lambda name: None)
     with pytest.raises(FoundryError, match=rf"{key}: needs Kornia; run `pip install"):
         if key == "stream.faces":
-            streamed({"teacher": "sface", "stream": STREAM}, toy_data(), DIMENSIONS)
+            streamed({"teacher": "sface"}, toy_data(), DIMENSIONS, nn.Identity())
+        if key == "people.identities":
+            with_people({"teacher": "none"}, toy_data())
         pool_for("gpu", toy_data())

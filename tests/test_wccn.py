@@ -70,9 +70,8 @@ def test_a_network_gives_the_matrix_times_what_it_gave(backbone: torch.nn.Module
     labels = labels_of(names)
     before = embedder(backbone)(crops)
     stranger = np.full(3, NOBODY)
-    normalise_within(
-        backbone, np.concatenate([255 - crops[:3], crops]), np.append(stranger, labels), 0.1, 0
-    )
+    every = np.concatenate([255 - crops[:3], crops])
+    normalise_within(backbone, every.__getitem__, np.append(stranger, labels), 0.1, 0)
     after = embedder(backbone)(crops)
     unit = before / np.linalg.norm(before, axis=1, keepdims=True)
     assert np.allclose(after, before @ wccn_matrix(unit, labels, 0.1), atol=1e-4)
@@ -83,7 +82,7 @@ def test_a_network_gives_the_matrix_times_what_it_gave(backbone: torch.nn.Module
 
 def test_it_can_be_trained_on_as_if_it_had_been_trained_so(backbone: torch.nn.Module):
     crops, names = toy_crops(identities=6, images=4)
-    normalise_within(backbone, crops, labels_of(names), 0.1, 0)
+    normalise_within(backbone, crops.__getitem__, labels_of(names), 0.1, 0)
     planes = torch.from_numpy(crops).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         kept = backbone(planes)
@@ -102,7 +101,7 @@ def test_large_sets_are_read_by_whole_identities(monkeypatch, backbone: torch.nn
         return wccn_matrix(embeddings, labels, ridge)
 
     monkeypatch.setattr("facefoundry.wccn.wccn_matrix", watched)
-    normalise_within(backbone, crops, labels_of(names), 0.1, 0)
+    normalise_within(backbone, crops.__getitem__, labels_of(names), 0.1, 0)
     assert np.bincount(seen[0])[np.unique(seen[0])].tolist() == [4, 4]
 
 

@@ -14,7 +14,6 @@ from torch import nn
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
-from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
@@ -66,7 +65,7 @@ def distill_student(
     teacher: Teacher = LiveTeacher(trained)
     pool: FacePool | None = None
     if options["stream"]["faces"]:
-        pool, teacher, licences = streamed(options, data, spec.embedding_size)
+        pool, teacher, licences = streamed(options, data, spec.embedding_size, trained)
         chain = merged(chain, licences)
     elif outside:
         data, teacher = sface_teacher(
@@ -92,27 +91,26 @@ def distill_student(
 
 
 def streamed(
-    options: Mapping[str, Any], data: TrainingData, size: int
+    options: Mapping[str, Any], data: TrainingData, size: int, trained: nn.Module
 ) -> tuple[FacePool, RecordedTeacher, Chain]:
-    """Faces that are made while the student learns, what SFace makes of each, and the licences that
-    they add.
+    """Faces that are made while the student learns, what the teacher makes of each, and the
+    licences that they add.
 
-    size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's, for
-    another teacher, which would not follow, or without Kornia.
+    size: of the embeddings that are to be learnt. trained: the teacher `own`. Raises FoundryError
+    where the size is not SFace's that is to teach, or without Kornia.
     """
-    if options["teacher"] != "sface":
-        raise FoundryError(
-            "stream.faces: new faces need an answer at once; set distill.teacher: sface"
-        )
     check_kornia("stream.faces")
-    from facefoundry.streaming.pool import DIMENSIONS, open_pool, streaming_nets  # imports Kornia
+    from facefoundry.streaming import pool as pools  # imports Kornia
 
-    check_size(DIMENSIONS, size)
-    nets = streaming_nets(options["stream"]["generator"])
-    enforce(options["policy"], nets[0].licences)
-    pool = open_pool(options["stream"], nets, data.train.crops)
+    if options["teacher"] == "sface":
+        check_size(pools.DIMENSIONS, size)
+    painter, aligner = pools.streaming_nets(options["stream"]["generator"])
+    enforce(options["policy"], painter.licences)
+    answers = pools.SFace() if options["teacher"] == "sface" else pools.Own(trained)
+    nets = painter, aligner, answers
+    pool = pools.open_pool(options["stream"], nets, data.train.crops, size)
     asked = {key: options["sface"][key] for key in ("scale", "margin_cos", "regression", "among")}
     teacher = RecordedTeacher(pool.targets, **asked)
     # what the pool writes down from now on is what the teacher asks for
     pool.targets = teacher.head.to(pool.targets.device).centres.data
-    return pool, teacher, nets[0].licences
+    return pool, teacher, painter.licences

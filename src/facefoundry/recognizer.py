@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
+from facefoundry.curation.run import judge_licences
 from facefoundry.data import NOBODY, Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
@@ -20,12 +23,15 @@ from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
 from facefoundry.samplers import choose_sampling
 from facefoundry.streaming import check_kornia
-from facefoundry.streaming.loader import FixedPool
+from facefoundry.streaming.loader import FixedPool, Pool, pictures
 from facefoundry.synthesis.mobile_stylegan import torch_device
 from facefoundry.teachers import Teacher, sface_teacher, taught_by, teacher_licences
 from facefoundry.trained_model import train
 from facefoundry.training import Chain, TrainingModule
 from facefoundry.wccn import last_layers, normalise_within
+
+if TYPE_CHECKING:
+    from facefoundry.streaming.people import PeoplePool
 
 
 class RecognizerModule(TrainingModule):
@@ -73,9 +79,10 @@ class RecognizerModule(TrainingModule):
     def finish(self) -> None:
         if self.options["wccn"]:
             faces, options = self.data.train, self.options
-            normalise_within(
-                self.trained, faces.crops, faces.labels, options["wccn"], options["seed"]
-            )
+            read, labels = faces.crops.__getitem__, faces.labels
+            if self.pool:
+                read, labels = partial(pictures, self.pool.crops), self.pool.labels.numpy()
+            normalise_within(self.trained, read, labels, options["wccn"], options["seed"])
 
 
 def train_recognizer(
@@ -97,8 +104,13 @@ def train_recognizer(
     outside = taught_by("train", options["teacher"], ("none", "sface")) == "sface"
     chain = merged(chain, teacher_licences(options["teacher"]))
     enforce(options["policy"], merged(data.licences, chain))
+    pool: Pool | None = None
+    if options["people"]["identities"]:
+        pool, licences = with_people(options, data)
+        chain = merged(chain, licences)
     teacher: Teacher | None = None
-    head = build_head(**options["loss"], identities=data.identities, embedding_size=size)
+    identities = pool.identities if pool else data.identities
+    head = build_head(**options["loss"], identities=identities, embedding_size=size)
     if outside:
         drawn = choose_sampling(options["sampling"], getattr(head, "sampling", None))
         wanted = options["sface"] | ({} if drawn == "uniform" else {"morphs": 0})  # of nobody
@@ -108,12 +120,28 @@ def train_recognizer(
         head,
         teacher,
         options["sface"]["labels"] if outside else 1.0,
-        pool=pool_for(options["augment_on"], data),
+        pool=pool or pool_for(options["augment_on"], data),
         options=options,
         data=data,
         log_metrics=log_metrics,
     )
-    return train(module, faces, out, options["backbone"], chain)
+    return train(module, faces, out, options["backbone"], chain) | getattr(pool, "counts", {})
+
+
+def with_people(options: Mapping[str, Any], data: TrainingData) -> tuple[PeoplePool, Chain]:
+    """The train crops and identities that are painted beside the training, and the licences that
+    these add. Raises FoundryError for a teacher, who has not seen them, or without Kornia."""
+    if options["teacher"] != "none":
+        raise FoundryError("people.identities: are learnt by labels alone; set train.teacher: none")
+    check_kornia("people.identities")
+    from facefoundry.streaming import people  # import Kornia
+    from facefoundry.streaming import pool as pools
+
+    painter, aligner = pools.streaming_nets(options["people"]["generator"])
+    licences = merged(painter.licences, judge_licences("sface"))
+    enforce(options["policy"], licences)
+    kept = FixedPool.of(data.train.crops, data.train.labels, torch_device())
+    return people.open_people(options["people"], (painter, aligner, pools.SFace()), kept), licences
 
 
 def pool_for(augment_on: str, data: TrainingData) -> FixedPool | None:

@@ -8,6 +8,8 @@ it goes into their weights and costs nothing at inference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,18 +30,18 @@ BATCH = 256
 
 
 def normalise_within(
-    backbone: nn.Module, crops: Crops, labels: Ints, ridge: float, seed: int
+    backbone: nn.Module, read: Callable[[Ints], Crops], labels: Ints, ridge: float, seed: int
 ) -> None:
-    """Estimate the matrix on crops (N, 112, 112, 3) uint8 RGB of the identities `labels` (N,), but
-    for those of NOBODY, and put it into `backbone`. Raises FoundryError for one that does not end
-    in `Embedding`."""
+    """Estimate the matrix on crops of the identities `labels` (N,), but for those of NOBODY, and
+    put it into `backbone`. read: rows (M,) -> their crops (M, 112, 112, 3) uint8 RGB. Raises
+    FoundryError for a backbone that does not end in `Embedding`."""
     end = last_layers(backbone)
     rows = np.flatnonzero(labels != NOBODY)
     turns = np.random.default_rng(seed).permutation(labels.max() + 1)
     rows = rows[np.argsort(turns[labels[rows]], kind="stable")][:IMAGES]
     embed = embedder(backbone)
     starts = track(range(0, len(rows), BATCH), "wccn", unit="batches")
-    raw = np.concatenate([embed(crops[rows[start : start + BATCH]]) for start in starts])
+    raw = np.concatenate([embed(read(rows[start : start + BATCH])) for start in starts])
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     matrix = wccn_matrix(unit, labels[rows], ridge)
     fold(end, matrix, raw @ matrix)

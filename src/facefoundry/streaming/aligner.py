@@ -28,12 +28,13 @@ class Aligner(nn.Module):
         self.yunet = TorchGraph(model)
         self.register_buffer("template", torch.from_numpy(TEMPLATE))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, side, side) RGB in 0..255 -> crops (M, 3, 112, 112) uint8 of those with a face."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, side, side) RGB in 0..255 -> crops (M, 3, 112, 112) uint8 of those with a face,
+        and which (N,) these are."""
         images = images.float()
         landmarks, scores = self.landmarks(images)
         found = scores >= self.min_score
-        return self.warp(images[found], landmarks[found])
+        return self.warp(images[found], landmarks[found]), found
 
     def landmarks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The five landmarks (N, 5, 2) in pixels of each image's best face, and its score (N,)."""

@@ -23,6 +23,10 @@ class Pool(Protocol):
     crops: Tensor
     labels: Tensor
 
+    @property
+    def identities(self) -> int:
+        """So many are named by the labels."""
+
     def refresh(self, images: int) -> None:
         """So many are about to be drawn; crops may change."""
 
@@ -33,6 +37,10 @@ class FixedPool:
 
     crops: Tensor
     labels: Tensor
+
+    @property
+    def identities(self) -> int:
+        return int(self.labels.max()) + 1
 
     @classmethod
     def of(cls, crops: Crops, labels: Labels, device: torch.device) -> FixedPool:
@@ -46,6 +54,11 @@ class FixedPool:
 def planes(crops: Crops, device: torch.device) -> Tensor:
     """(N, 112, 112, 3) -> (N, 3, 112, 112), in one piece."""
     return torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))).to(device)
+
+
+def pictures(crops: Tensor, rows: Labels) -> Crops:
+    """Rows (M,) of (N, 3, 112, 112), as (M, 112, 112, 3)."""
+    return crops[torch.from_numpy(rows).to(crops.device)].permute(0, 2, 3, 1).cpu().numpy()
 
 
 @dataclass(frozen=True)

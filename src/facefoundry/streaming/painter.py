@@ -19,7 +19,7 @@ from facefoundry.torch_graph import TorchGraph
 
 
 class Painter(nn.Module):
-    """The faces of `source`, each of another identity and of one step away from it.
+    """The faces of `source`, each one step away from its identity.
 
     Raises FoundryError where `source` has weights of the user's own.
     """
@@ -52,25 +52,29 @@ class Painter(nn.Module):
         self.register_buffer("offset", head[-1].contiguous())
         self.ratio = IMAGE_SIZE // weights.cut
 
-    def forward(self, count: int) -> Tensor:
-        """Images (count, 3, 256, 256) RGB in 0..255, in the precision of the graph."""
-        styles = self.styles(count).to(self.colours.dtype)
+    def forward(self, people: Tensor) -> Tensor:
+        """Images (N, 3, 256, 256) RGB in 0..255, in the precision of the graph, of (N, 512)."""
+        styles = self.styles(people).to(self.colours.dtype)
         features = self.synthesis(*styles.unbind(1)[: self.synthesis.inputs])[0]
         painted = functional.conv2d(features, self.colours, self.offset)
         return (functional.pixel_shuffle(painted, self.ratio) * 127.5 + 128).clamp(0, 255)
 
-    def styles(self, count: int) -> Tensor:
-        """(count, G, 512), drawn from torch's generator as `StyleGan.faces` draws them."""
-        device, groups = self.mean.device, len(self.scales)
-        latents = torch.randn(2 * count, STYLE_SIZE, device=device).to(self.colours.dtype)
+    def people(self, count: int) -> Tensor:
+        """Styles (count, 512) of new identities, drawn from torch's generator."""
+        latents = torch.randn(count, STYLE_SIZE, device=self.mean.device).to(self.colours.dtype)
         styles = self.mapping(latents)[0].float()
-        own, stranger = (self.mean + self.truncation * (styles - self.mean)).chunk(2)
+        return self.mean + self.truncation * (styles - self.mean)
+
+    def styles(self, people: Tensor) -> Tensor:
+        """(N, G, 512) of one image each of (N, 512), as `StyleGan.faces` draws them."""
+        device, groups, count = self.mean.device, len(self.scales), len(people)
+        stranger = self.people(count)
         steps = torch.randn(count, groups, COMPONENTS, device=device) * self.scales[:, None]
         steps = torch.einsum("gkl,ngl->ngk", self.damping, steps)
         yaw = self.yaw_scale * torch.randn(count, 1, device=device)
         yaw = yaw.clamp(-self.yaw_limit, self.yaw_limit)
         steps[:, 0] += (yaw - steps[:, 0] @ self.yaw[:, None]) * self.yaw
-        base = own[:, None] + self.restyle[:, None] * (stranger - own)[:, None]
+        base = people[:, None] + self.restyle[:, None] * (stranger - people)[:, None]
         return base + steps @ self.basis
 
     def fast(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facefoundry.alignment import SIZE
-from facefoundry.data import NOBODY, Crops
+from facefoundry.data import NOBODY, Crops, normalise
 from facefoundry.openvino_cpu import core
 from facefoundry.progress import track
 from facefoundry.references import sface_float_model
@@ -41,9 +41,29 @@ class SFace(nn.Module):
         seen = [functional.normalize(self.graph(x)[0].float()) for x in (images, images.flip(3))]
         return functional.normalize(seen[0] + seen[1])
 
+    def fast(self) -> None:
+        self.graph.fast()
+
+
+class Own(nn.Module):
+    """The same by a network of ours, of D numbers."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, crops: Tensor) -> Tensor:
+        images = normalise(crops).to(next(self.net.parameters()).dtype)
+        images = images.contiguous(memory_format=torch.channels_last)
+        seen = [functional.normalize(self.net(x).float()) for x in (images, images.flip(3))]
+        return functional.normalize(seen[0] + seen[1])
+
+    def fast(self) -> None:
+        self.net.half().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
 
 class FacePool:
-    """crops (N, 3, 112, 112) uint8 RGB and targets (N, 128), what the teacher makes of them.
+    """crops (N, 3, 112, 112) uint8 RGB and targets (N, D), what the teacher makes of them.
 
     The first `kept` of them stay; behind these stand `faces` that the painter made and `morphs`
     between any two, of which `fresh` each are made anew for every image that is learnt from.
@@ -58,14 +78,16 @@ class FacePool:
         painter: Painter,
         aligner: Aligner,
         teacher: nn.Module,
+        size: int = DIMENSIONS,
     ) -> None:
         device = kept.device
         self.painter, self.aligner, self.teacher = painter, aligner, teacher
         self.at_once = AT_ONCE[device.type]
         total = len(kept) + faces + morphs
         self.crops = torch.empty(total, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
-        self.targets = torch.empty(total, DIMENSIONS, device=device)
+        self.targets = torch.empty(total, size, device=device)
         self.labels = torch.full((total,), NOBODY)
+        self.identities = 0
         self.fresh, self.made, self._filled = fresh, 0, 0
         self.faces = Ring(len(kept), faces)
         self.morphs = Ring(len(kept) + faces, morphs)
@@ -94,7 +116,7 @@ class FacePool:
     @torch.no_grad()
     def paint(self, count: int) -> int:
         """Try `count` faces; how many came out as one."""
-        crops = self.aligner(self.painter(count))
+        crops, _ = self.aligner(self.painter(self.painter.people(count)))
         self._put(self.faces.next(len(crops)), crops)
         return len(crops)
 
@@ -128,13 +150,16 @@ class Ring:
         return places
 
 
-def open_pool(options: Mapping[str, Any], nets: Sequence[Any], kept: Crops) -> FacePool:
+def open_pool(options: Mapping[str, Any], nets: Sequence[Any], kept: Crops, size: int) -> FacePool:
     """By the values of conf/stream.yaml, on a GPU where there is one.
 
-    nets: see `streaming_nets`. kept: (N, 112, 112, 3) uint8 RGB, faces that stay.
+    nets: a painter, an aligner and a teacher of `size` numbers. kept: (N, 112, 112, 3) uint8 RGB,
+    faces that stay.
     """
-    counts = options["faces"], options["morphs"], options["fresh"]
-    return FacePool(planes(kept, torch_device()), *counts, *prepared(nets))
+    counts = {name: options[name] for name in ("faces", "morphs", "fresh")}
+    painter, aligner, teacher = prepared(nets)
+    crops = planes(kept, torch_device())
+    return FacePool(crops, **counts, painter=painter, aligner=aligner, teacher=teacher, size=size)
 
 
 def prepared(nets: Sequence[Any]) -> list[Any]:
@@ -143,11 +168,11 @@ def prepared(nets: Sequence[Any]) -> list[Any]:
     painter, aligner, teacher = (net.to(device).eval() for net in nets)
     if device.type == "cuda":
         painter.fast()
-        teacher.graph.fast()
+        teacher.fast()
     return [painter, aligner, teacher]
 
 
-def streaming_nets(options: Mapping[str, Any]) -> tuple[Painter, Aligner, SFace]:
+def streaming_nets(options: Mapping[str, Any]) -> tuple[Painter, Aligner]:
     """By the values of conf/generator/stylegan.yaml."""
     parameters = {key: value for key, value in options.items() if key != "name"}
-    return Painter(StyleGan(**parameters)), Aligner(IMAGE_SIZE), SFace()
+    return Painter(StyleGan(**parameters)), Aligner(IMAGE_SIZE)
