@@ -17,7 +17,7 @@ from facefoundry.optim import build_optimizer
 from facefoundry.stage import composed, plain
 from facefoundry.streaming.augmentation import Augmentation
 from facefoundry.streaming.morphs import morphs
-from facefoundry.streaming.pool import prepared, streaming_nets
+from facefoundry.streaming.pool import SFace, prepared, streaming_nets
 from facefoundry.synthesis.mobile_stylegan import torch_device
 
 
@@ -61,14 +61,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     options = plain(composed("distill", []))
-    painter, aligner, teacher = prepared(streaming_nets(options["stream"]["generator"]))
+    nets = streaming_nets(options["stream"]["generator"])
+    painter, aligner, teacher = prepared([*nets, SFace()])
     augment, count = Augmentation(options["augmentation"]).to(torch_device()), arguments.images
     with torch.no_grad():
-        images = painter(count)
-        crops = aligner(images)
+        people = painter.people(count)
+        images = painter(people)
+        crops, _ = aligner(images)
     crops = crops[torch.arange(count, device=crops.device) % len(crops)]
     parts = {
-        "paint": lambda: painter(count),
+        "paint": lambda: painter(people),
         "find and cut": lambda: aligner(images),
         "teacher, twice": lambda: teacher(crops),
         "morph": lambda: morphs(crops, crops.flip(0)),
