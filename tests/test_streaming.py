@@ -30,6 +30,7 @@ from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
 from facefoundry.streaming.people import PeoplePool, similar_to_earlier
 from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
+from facefoundry.streaming.puller import Puller
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
 
@@ -241,6 +242,42 @@ def test_a_pool_loader_gives_the_samplers_batches(monkeypatch):
         assert torch.equal(batch["image"], pool.crops[rows])
 
 
+def cosines_to(person: torch.Tensor, crops: torch.Tensor, painter: Painter) -> np.ndarray:
+    """By the detector, the alignment and the embedder that work image by image."""
+    with torch.no_grad():
+        (image,) = photographs(painter.paint(person.expand(1, 5, -1)))
+    own = warp(image, Detector().detect(image)[0].landmarks)
+    embeddings = unit(sface()(np.stack([own, *photographs(crops)])))
+    return embeddings[1:] @ embeddings[0]
+
+
+def test_strangers_are_pulled_to_a_person(painter):
+    people, parts = painter.people(1).expand(3, -1), (painter, Aligner(256), SFace().eval())
+    crops = {}
+    for steps, enough in ((0, -1.0), (4, 0.5), (4, 0.99)):
+        puller = Puller(*parts, steps, enough)
+        targets = puller.targets(people)
+        torch.manual_seed(4)
+        crops[enough], found = puller(people, targets)
+        assert found.shape == (3,) and found.sum() == len(crops[enough])
+    assert len(crops[-1.0]) == 3 and len(crops[0.99]) == 0
+    before = cosines_to(people[:1], crops[-1.0], painter)
+    after = cosines_to(people[:1], crops[0.5], painter)
+    assert len(after) >= 2 and after.min() > 0.4 and after.mean() > before.mean() + 0.15
+    apart = (crops[0.5][0].float() - crops[0.5][1]).abs().mean()
+    assert apart > 15, "they are one picture: nothing of the strangers is left"
+
+
+def test_a_picture_that_is_near_enough_stays_as_it_began(painter):
+    people, parts = painter.people(2), (painter, Aligner(256), SFace().eval())
+    found = []
+    for steps in (0, 2):
+        puller = Puller(*parts, steps, -1.0)
+        torch.manual_seed(5)
+        found.append(puller(people, puller.targets(people))[0])
+    assert torch.equal(*found)
+
+
 class Counter(nn.Module):
     """A painter: people are numbers from 1 on, images have theirs in every pixel."""
 
@@ -404,6 +441,32 @@ def test_people_are_let_in_by_the_rules_of_curate(monkeypatch):
         toy_people(All(), monkeypatch, min_images=5)
 
 
+class Echo:
+    """A puller that is told whom it pulls to, and shows each person as the next."""
+
+    def __init__(self) -> None:
+        self.asked: list[torch.Tensor] = []
+
+    def targets(self, people: torch.Tensor) -> torch.Tensor:
+        return people + 0.5
+
+    def __call__(self, people: torch.Tensor, targets: torch.Tensor):
+        self.asked.append(torch.cat([people, targets[:, :1]], 1))
+        return Counter.forward(None, people + 1).byte(), torch.ones(len(people), dtype=torch.bool)
+
+
+def test_people_may_be_pulled_strangers(monkeypatch):
+    monkeypatch.setattr("facefoundry.streaming.people.AT_ONCE", {"cpu": 8})
+    kept, puller = FixedPool.of(toy_crops()[0], np.repeat(np.arange(4), 6), CPU), Echo()
+    parts = {"painter": Counter(), "aligner": All(), "judge": Tens(), "puller": puller}
+    pool = PeoplePool(kept, 40, 4, 0.5, **RULES, **parts)
+    assert torch.equal(puller.asked[1][:5, 0], torch.tensor([3.0, 3.0, 3.0, 3.0, 4.0]))
+    assert all(torch.equal(asked[:, 0] + 0.5, asked[:, 1]) for asked in puller.asked)
+    assert pool.crops[24].unique().tolist() == [pool.people[0].item() + 1]
+    pool.refresh(4)  # now they are pulled to the mean of their images
+    assert torch.equal(puller.asked[-1][:, 1], pool.means[pool.owners[:2], 0])
+
+
 def test_only_who_came_before_counts_as_similar():
     turn = torch.tensor([0.0, 0.1, 1.5, 1.6, 0.05])
     means = torch.stack([turn.cos(), turn.sin()], 1)
@@ -433,7 +496,7 @@ def test_new_images_of_people_take_the_places_of_old_ones(monkeypatch):
     assert pool.counts["streamed"] == 12 + 8
 
 
-PEOPLE = {"identities": 40, "images": 4, "fresh": 0.5, "generator": TINY} | RULES
+PEOPLE = {"identities": 40, "images": 4, "fresh": 0.5, "pull": 0, "generator": TINY} | RULES
 
 
 def test_labels_of_people_are_learnt_beside_those_of_the_train_faces(tmp_path: Path, monkeypatch):

@@ -55,6 +55,10 @@ class Aligner(nn.Module):
 
     def warp(self, images: Tensor, landmarks: Tensor) -> Tensor:
         """As `alignment.warp`: black outside the image. (N, 3, H, W) -> (N, 3, 112, 112) uint8."""
+        return self.cut(images, landmarks).round().clamp(0, 255).to(torch.uint8)
+
+    def cut(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        """The same, not rounded, so that a gradient passes."""
         source, target = torch.view_as_complex(landmarks), torch.view_as_complex(self.template)
         centred, wanted = source - source.mean(1, keepdim=True), target - target.mean()
         # from the crop to the image, whose least-squares similarity is the other one's inverse
@@ -63,5 +67,4 @@ class Aligner(nn.Module):
         places = torch.complex(line.repeat(SIZE), line.repeat_interleave(SIZE)) - target.mean()
         where = torch.view_as_real(places / turn[:, None] + source.mean(1, keepdim=True))
         grid = where.reshape(-1, SIZE, SIZE, 2) * 2 / (self.side - 1) - 1
-        crops = functional.grid_sample(images, grid, align_corners=True)
-        return crops.round().clamp(0, 255).to(torch.uint8)
+        return functional.grid_sample(images, grid, align_corners=True)

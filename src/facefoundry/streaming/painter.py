@@ -54,7 +54,11 @@ class Painter(nn.Module):
 
     def forward(self, people: Tensor) -> Tensor:
         """Images (N, 3, 256, 256) RGB in 0..255, in the precision of the graph, of (N, 512)."""
-        styles = self.styles(people).to(self.colours.dtype)
+        return self.paint(self.styles(people))
+
+    def paint(self, styles: Tensor) -> Tensor:
+        """Images of styles (N, G, 512)."""
+        styles = styles.to(self.colours.dtype)
         features = self.synthesis(*styles.unbind(1)[: self.synthesis.inputs])[0]
         painted = functional.conv2d(features, self.colours, self.offset)
         return (functional.pixel_shuffle(painted, self.ratio) * 127.5 + 128).clamp(0, 255)

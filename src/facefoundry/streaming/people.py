@@ -15,6 +15,7 @@ from facefoundry.progress import track
 from facefoundry.sharding import chunked
 from facefoundry.streaming.loader import FixedPool
 from facefoundry.streaming.pool import AT_ONCE, Ring, prepared
+from facefoundry.streaming.puller import Puller
 
 COMPARED = 4096  # identities that are compared with all others together
 
@@ -26,7 +27,8 @@ class PeoplePool:
     Who is let in is decided by the rules of curate: an image whose cosine to the mean of the others
     of its identity is at least `min_consistency`, an identity that has `min_images` of these and
     whose mean lies no closer than `max_similarity` to that of one before it. So there are fewer
-    than the `asked`. judge: crops -> (N, D) of length 1.
+    than the `asked`. judge: crops -> (N, D) of length 1. puller: where the images are strangers'
+    that are pulled to the identity; where None, they are steps away from it.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class PeoplePool:
         painter: Any,
         aligner: nn.Module,
         judge: nn.Module,
+        puller: Puller | None = None,
     ) -> None:
-        self.painter, self.aligner, self.judge = painter, aligner, judge
+        self.painter, self.aligner, self.judge, self.puller = painter, aligner, judge, puller
         self.images, self.fresh = images, fresh
         self.min_consistency, self.min_images = min_consistency, min_images
         device = kept.crops.device
@@ -88,15 +91,19 @@ class PeoplePool:
         first = self.turns.start
         for batch in chunked(range(round(self.fresh * images)), self.at_once):
             places = self.turns.next(len(batch)).to(self.crops.device)
-            crops, found = self._paint(self.people[self.owners[places - first]])
+            owners = self.owners[places - first]
+            crops, found = self._paint(self.people[owners], self.means[owners])
             places = places[found]
             near = self._cosines(crops, self.owners[places - first]) >= self.min_consistency
             self.crops[places[near]] = crops[near]
             self.made += int(near.sum())
 
     @torch.no_grad()
-    def _paint(self, people: Tensor) -> tuple[Tensor, Tensor]:
-        crops, found = self.aligner(self.painter(people))
+    def _paint(self, people: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.puller:
+            crops, found = self.puller(people, targets)
+        else:
+            crops, found = self.aligner(self.painter(people))
         return crops, found
 
     @torch.no_grad()
@@ -109,7 +116,8 @@ class PeoplePool:
         of the K each is."""
         people = self.painter.people(count)
         owners = torch.arange(count, device=people.device).repeat_interleave(self.images)
-        crops, found = self._paint(people[owners])
+        targets = self.puller.targets(people)[owners] if self.puller else None
+        crops, found = self._paint(people[owners], targets)
         owners, seen = owners[found], self.judge(crops)
         agreement = consistency(seen.cpu().numpy(), owners.cpu().numpy())
         agree = torch.from_numpy(agreement).to(owners.device) >= self.min_consistency
@@ -138,5 +146,8 @@ def open_people(options: Mapping[str, Any], nets: Sequence[Any], kept: FixedPool
         for name in ("images", "fresh", "min_consistency", "min_images", "max_similarity")
     }
     painter, aligner, judge = prepared(nets)
-    asked = options["identities"]
-    return PeoplePool(kept, asked, **rules, painter=painter, aligner=aligner, judge=judge)
+    puller = None
+    if options["pull"]:
+        puller = Puller(painter, aligner, judge, options["pull"], options["enough"])
+    parts = {"painter": painter, "aligner": aligner, "judge": judge, "puller": puller}
+    return PeoplePool(kept, options["identities"], **rules, **parts)
