@@ -439,6 +439,9 @@ def test_people_are_let_in_by_the_rules_of_curate(monkeypatch):
     assert odd.crops[24:, 0, 0, 0].tolist() == [1] * 3 + [11] * 3 + [21] * 3 + [31] * 3
     with pytest.raises(FoundryError, match=r"people\.identities: none of 40 has 5 images"):
         toy_people(All(), monkeypatch, min_images=5)
+    monkeypatch.setattr(Odd, "forward", lambda self, images: (images[:0], images[:, 0, 0, 0] < 0))
+    with pytest.raises(FoundryError, match=r"people\.identities: none of 40"):
+        toy_people(Odd(), monkeypatch)
 
 
 class Echo:

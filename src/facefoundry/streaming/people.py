@@ -19,6 +19,9 @@ from facefoundry.streaming.puller import Puller
 
 COMPARED = 4096  # identities that are compared with all others together
 
+# people (K, 512), the means (K, D) of their images, the images, and whose of the K each is
+Introduced = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 class PeoplePool:
     """crops (N, 3, 112, 112) uint8 RGB and labels (N,): the train crops and, behind them, `images`
@@ -48,15 +51,11 @@ class PeoplePool:
         self.painter, self.aligner, self.judge, self.puller = painter, aligner, judge, puller
         self.images, self.fresh = images, fresh
         self.min_consistency, self.min_images = min_consistency, min_images
-        device = kept.crops.device
-        self.at_once = AT_ONCE[device.type]
+        self.at_once = AT_ONCE[kept.crops.device.type]
+        batches = chunked(range(asked), max(1, self.at_once // images))
         found = [
             self._introduce(len(batch))
-            for batch in track(
-                chunked(range(asked), max(1, self.at_once // images)),
-                "painting identities",
-                unit="batches",
-            )
+            for batch in track(batches, "painting identities", unit="batches")
         ]
         self.people, self.means = (torch.cat([part[n] for part in found]) for n in (0, 1))
         single = ~similar_to_earlier(self.means, max_similarity)
@@ -66,19 +65,12 @@ class PeoplePool:
                 f"people.identities: none of {asked} has {min_images} images that agree; ask for"
                 " more, or lower people.min_consistency"
             )
-        numbers, crops, owners, start = single.cumsum(0) - 1, [], [], 0
-        for people, _, pictures, owner in found:
-            stays = single[owner + start]
-            crops.append(pictures[stays])
-            owners.append(numbers[owner[stays] + start])
-            start += len(people)
-        del found, pictures  # as large as all crops together
+        crops, self.owners = _of_those(single, found)
+        del found  # its images are as large as all crops together
         self.crops = torch.cat([kept.crops, *crops])
-        self.owners = torch.cat(owners)
-        first = len(kept.labels)
         self.labels = torch.cat([kept.labels, self.owners.cpu() + kept.identities])
         self.identities = kept.identities + len(self.people)
-        self.turns, self.made = Ring(first, len(self.owners)), len(self.owners)
+        self.turns, self.made = Ring(len(kept.labels), len(self.owners)), len(self.owners)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -111,14 +103,14 @@ class PeoplePool:
         return (self.judge(crops) * self.means[owners]).sum(1)
 
     @torch.no_grad()
-    def _introduce(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """People (K, 512) with images that agree, the means (K, D) of these, the images, and whose
-        of the K each is."""
+    def _introduce(self, count: int) -> Introduced:
         people = self.painter.people(count)
         owners = torch.arange(count, device=people.device).repeat_interleave(self.images)
         targets = self.puller.targets(people)[owners] if self.puller else None
         crops, found = self._paint(people[owners], targets)
         owners, seen = owners[found], self.judge(crops)
+        if not len(seen):
+            return people[:0], seen, crops, owners
         agreement = consistency(seen.cpu().numpy(), owners.cpu().numpy())
         agree = torch.from_numpy(agreement).to(owners.device) >= self.min_consistency
         enough = torch.bincount(owners[agree], minlength=count) >= self.min_images
@@ -127,6 +119,17 @@ class PeoplePool:
         sums = torch.zeros(int(enough.sum()), seen.shape[1], device=seen.device)
         means = functional.normalize(sums.index_add(0, owners, seen[agree]))
         return people[enough], means, crops[agree], owners
+
+
+def _of_those(stay: Tensor, found: Sequence[Introduced]) -> tuple[list[Tensor], Tensor]:
+    """The images of the people who `stay` (N,) of all that were `found`, and whose each is."""
+    numbers, crops, owners, start = stay.cumsum(0) - 1, [], [], 0
+    for people, _, pictures, owner in found:
+        chosen = stay[owner + start]
+        crops.append(pictures[chosen])
+        owners.append(numbers[owner[chosen] + start])
+        start += len(people)
+    return crops, torch.cat(owners)
 
 
 def similar_to_earlier(means: Tensor, max_similarity: float) -> Tensor:
