@@ -23,7 +23,7 @@ from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.resumable import LogMetrics
 from facefoundry.samplers import choose_sampling
 from facefoundry.streaming import check_kornia
-from facefoundry.streaming.loader import FixedPool, Pool, pictures
+from facefoundry.streaming.loader import FixedPool, pictures
 from facefoundry.synthesis.mobile_stylegan import torch_device
 from facefoundry.teachers import Teacher, sface_teacher, taught_by, teacher_licences
 from facefoundry.trained_model import train
@@ -104,12 +104,12 @@ def train_recognizer(
     outside = taught_by("train", options["teacher"], ("none", "sface")) == "sface"
     chain = merged(chain, teacher_licences(options["teacher"]))
     enforce(options["policy"], merged(data.licences, chain))
-    pool: Pool | None = None
+    people: PeoplePool | None = None
     if options["people"]["identities"]:
-        pool, licences = with_people(options, data)
+        people, licences = with_people(options, data)
         chain = merged(chain, licences)
     teacher: Teacher | None = None
-    identities = pool.identities if pool else data.identities
+    identities = people.identities if people else data.identities
     head = build_head(**options["loss"], identities=identities, embedding_size=size)
     if outside:
         drawn = choose_sampling(options["sampling"], getattr(head, "sampling", None))
@@ -120,12 +120,13 @@ def train_recognizer(
         head,
         teacher,
         options["sface"]["labels"] if outside else 1.0,
-        pool=pool or pool_for(options["augment_on"], data),
+        pool=people or pool_for(options["augment_on"], data),
         options=options,
         data=data,
         log_metrics=log_metrics,
     )
-    return train(module, faces, out, options["backbone"], chain) | getattr(pool, "counts", {})
+    metrics = train(module, faces, out, options["backbone"], chain)
+    return metrics | (people.counts if people else {})
 
 
 def with_people(options: Mapping[str, Any], data: TrainingData) -> tuple[PeoplePool, Chain]:

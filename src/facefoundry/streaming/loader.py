@@ -23,10 +23,6 @@ class Pool(Protocol):
     crops: Tensor
     labels: Tensor
 
-    @property
-    def identities(self) -> int:
-        """So many are named by the labels."""
-
     def refresh(self, images: int) -> None:
         """So many are about to be drawn; crops may change."""
 

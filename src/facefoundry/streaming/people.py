@@ -77,6 +77,7 @@ class PeoplePool:
         """Of the painted: identities, and images that were made in all."""
         return {"people": len(self.people), "streamed": self.made}
 
+    @torch.no_grad()
     def refresh(self, images: int) -> None:
         """New images of the identities whose turn it is; where one does not agree, the old one
         stays."""
@@ -86,21 +87,17 @@ class PeoplePool:
             owners = self.owners[places - first]
             crops, found = self._paint(self.people[owners], self.means[owners])
             places = places[found]
-            near = self._cosines(crops, self.owners[places - first]) >= self.min_consistency
+            cosines = (self.judge(crops) * self.means[owners[found]]).sum(1)
+            near = cosines >= self.min_consistency
             self.crops[places[near]] = crops[near]
             self.made += int(near.sum())
 
-    @torch.no_grad()
     def _paint(self, people: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.puller:
             crops, found = self.puller(people, targets)
         else:
             crops, found = self.aligner(self.painter(people))
         return crops, found
-
-    @torch.no_grad()
-    def _cosines(self, crops: Tensor, owners: Tensor) -> Tensor:
-        return (self.judge(crops) * self.means[owners]).sum(1)
 
     @torch.no_grad()
     def _introduce(self, count: int) -> Introduced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,7 @@ class SFace(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         images = crops.to(next(self.graph.buffers()).dtype)
-        seen = [functional.normalize(self.graph(x)[0].float()) for x in (images, images.flip(3))]
-        return functional.normalize(seen[0] + seen[1])
+        return mirror_mean(lambda seen: self.graph(seen)[0], images)
 
     def fast(self) -> None:
         self.graph.fast()
@@ -54,12 +53,16 @@ class Own(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         images = normalise(crops).to(next(self.net.parameters()).dtype)
-        images = images.contiguous(memory_format=torch.channels_last)
-        seen = [functional.normalize(self.net(x).float()) for x in (images, images.flip(3))]
-        return functional.normalize(seen[0] + seen[1])
+        return mirror_mean(self.net, images.contiguous(memory_format=torch.channels_last))
 
     def fast(self) -> None:
         self.net.half().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def mirror_mean(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The mean direction (N, D) of images (N, 3, H, W) and their mirror images."""
+    seen = [functional.normalize(embed(x).float()) for x in (images, images.flip(3))]
+    return functional.normalize(seen[0] + seen[1])
 
 
 class FacePool:
@@ -87,7 +90,6 @@ class FacePool:
         self.crops = torch.empty(total, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
         self.targets = torch.empty(total, size, device=device)
         self.labels = torch.full((total,), NOBODY)
-        self.identities = 0
         self.fresh, self.made, self._filled = fresh, 0, 0
         self.faces = Ring(len(kept), faces)
         self.morphs = Ring(len(kept) + faces, morphs)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from facefoundry.streaming.aligner import Aligner
 from facefoundry.streaming.painter import Painter
@@ -72,4 +71,4 @@ class Puller(nn.Module):
         with torch.no_grad():
             landmarks, scores = self.aligner.landmarks(images)
         crops = self.aligner.cut(images, landmarks)
-        return crops, functional.normalize(self.judge(crops)), scores
+        return crops, self.judge(crops), scores
