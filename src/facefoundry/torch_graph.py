@@ -40,13 +40,13 @@ class TorchGraph(nn.Module):
         self._results = [_inputs(node)[0] for node in model.get_results()]  # in their own order
         self._last_used = self._find_last_uses()
 
-    def fast(self) -> None:
-        """Into FP16, and pictures into channels-last memory: what a GPU convolves fastest."""
+    def fast(self, dtype: torch.dtype) -> None:
+        """Into `dtype`, and pictures into channels-last memory: what is convolved fastest."""
         for name, value in self.named_buffers():
-            half = value.half()
-            if half.ndim == 4:
-                half = half.contiguous(memory_format=torch.channels_last)
-            self.register_buffer(name, half)
+            value = value.to(dtype)
+            if value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            self.register_buffer(name, value)
 
     def _add(self, node: ov.Node) -> None:
         kind, name = node.get_type_name(), node.get_friendly_name()
@@ -56,6 +56,8 @@ class TorchGraph(nn.Module):
             attributes = node.get_attributes()
             if kind == "Interpolate":  # its own numbers are floats, which would lie on the GPU
                 attributes["size"] = list(node.get_output_shape(0))[2:]
+            if kind == "PRelu" and (slope := _only_number(node.input_value(1))) is not None:
+                kind, attributes = "LeakyRelu", {"slope": slope}  # whose gradient is faster
             self._steps.append((kind, name, attributes, _inputs(node)))
         elif kind not in ("Parameter", "Result"):
             raise FoundryError(f"no {kind} in PyTorch here; let OpenVINO run this graph")
@@ -90,6 +92,13 @@ class TorchGraph(nn.Module):
             for last in spent & values.keys():
                 del values[last]
         return [value(*source) for source in self._results]
+
+
+def _only_number(value: ov.Output) -> float | None:
+    """That of a constant of one."""
+    node = value.get_node()
+    alone = node.get_type_name() == "Constant" and node.data.size == 1
+    return float(node.data.item()) if alone else None
 
 
 def _inputs(node: ov.Node) -> list[tuple[str, int]]:
@@ -154,6 +163,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Convolution": _convolution,
     "GroupConvolution": _convolution,
     "GroupConvolutionBackpropData": _transposed,
+    "LeakyRelu": lambda attributes, x, _: functional.leaky_relu(x, attributes["slope"]),
     "PRelu": lambda _, x, slope: functional.prelu(x, slope.flatten()),
     # the first axis is that of images, of which there may be more than the graph was made for
     "Reshape": lambda _, x, shape: x.reshape(len(x), *shape[1:]),

@@ -31,7 +31,6 @@ class Aligner(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, side, side) RGB in 0..255 -> crops (M, 3, 112, 112) uint8 of those with a face,
         and which (N,) these are."""
-        images = images.float()
         landmarks, scores = self.landmarks(images)
         found = scores >= self.min_score
         return self.warp(images[found], landmarks[found]), found

