@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -18,6 +19,7 @@ from facefoundry.stage import composed, plain
 from facefoundry.streaming.augmentation import Augmentation
 from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.pool import SFace, prepared, streaming_nets
+from facefoundry.streaming.puller import puller_of
 from facefoundry.synthesis.mobile_stylegan import torch_device
 
 
@@ -55,6 +57,11 @@ def student_step(options: dict, crops: torch.Tensor) -> Callable[[], object]:
     return step
 
 
+def slope(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+    x = x.detach().clone().requires_grad_()
+    torch.autograd.grad(function(x).mean(), x)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=256, help="at once")
@@ -62,12 +69,15 @@ def main() -> None:
     arguments = parser.parse_args()
     options = plain(composed("distill", []))
     nets = streaming_nets(options["stream"]["generator"])
-    painter, aligner, teacher = prepared([*nets, SFace()])
+    painter, aligner, teacher = nets = prepared([*nets, SFace()])
+    puller = puller_of(nets, pull=8, enough=0.65, apart=0.0)
     augment, count = Augmentation(options["augmentation"]).to(torch_device()), arguments.images
     with torch.no_grad():
         people = painter.people(count)
         images = painter(people)
         crops, _ = aligner(images)
+        landmarks, _ = aligner.landmarks(images)
+        styles, targets = painter.styles(people), puller.targets(people)
     crops = crops[torch.arange(count, device=crops.device) % len(crops)]
     parts = {
         "paint": lambda: painter(people),
@@ -78,6 +88,13 @@ def main() -> None:
     }
     with torch.no_grad():
         found = {name: seconds(work, arguments.rounds) for name, work in parts.items()}
+    gradients = {
+        "paint, gradient": lambda: slope(painter.paint, styles),
+        "cut, gradient": lambda: slope(partial(aligner.cut, landmarks=landmarks), images),
+        "SFace, gradient": lambda: slope(teacher.as_it_is, crops.float()),
+        "pull": lambda: puller(people, targets),
+    }
+    found |= {name: seconds(work, arguments.rounds) for name, work in gradients.items()}
     found["student's step"] = seconds(student_step(options, crops), arguments.rounds)
     slowest = max(found.values())
     print(f"{count} images at once on {torch_device().type}")

@@ -31,7 +31,7 @@ from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
 from facefoundry.streaming.people import PeoplePool, similar_to_earlier
 from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
-from facefoundry.streaming.puller import Pulled, Puller
+from facefoundry.streaming.puller import Pulled, Puller, first_moves
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
 
@@ -255,7 +255,7 @@ def test_strangers_are_pulled_to_a_person(painter):
     people, parts = painter.people(1).expand(3, -1), (painter, Aligner(256), SFace().as_it_is)
     crops = {}
     for steps, enough in ((0, -1.0), (4, 0.5), (4, 0.99)):
-        puller = Puller(*parts, steps, enough, 2)
+        puller = Puller(*parts, steps, enough, 0.0, 2)
         targets = puller.targets(people)
         torch.manual_seed(4)
         _, pictures, found = puller(people, targets)
@@ -268,11 +268,28 @@ def test_strangers_are_pulled_to_a_person(painter):
     assert apart > 15, "they are one picture: nothing of the strangers is left"
 
 
+def test_people_are_taken_apart_before_strangers_are_pulled_to_them(painter):
+    people, parts = painter.people(3), (painter, Aligner(256), SFace().as_it_is)
+    near, apart = (Puller(*parts, 0, 0.5, share, 2).targets(people) for share in (0.0, 0.5))
+    expected = functional.normalize(near - 0.5 * torch.from_numpy(painter.common.numpy()))
+    assert torch.allclose(apart, expected, atol=1e-6)
+    assert (apart @ apart.T).sum() < (near @ near.T).sum() - 0.5
+
+
+def test_the_first_move_goes_half_the_way_where_all_directions_count_alike():
+    """Along orthogonal directions of one length, ridge regression of that strength gives half."""
+    torch.manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(12, 4))[0] * 3
+    wanted = torch.randn(4)
+    moves = first_moves(axes.reshape(3, 4, 4)) @ wanted
+    assert torch.allclose(axes.T @ moves.flatten(), wanted / 2, atol=1e-5)
+
+
 def test_a_picture_that_is_near_enough_stays_as_it_began(painter):
     people, parts = painter.people(2), (painter, Aligner(256), SFace().as_it_is)
     found = []
     for steps in (0, 2):
-        puller = Puller(*parts, steps, -1.0, 2)
+        puller = Puller(*parts, steps, -1.0, 0.0, 2)
         torch.manual_seed(5)
         found.append(puller(people, puller.targets(people)).crops)
     assert torch.equal(*found)

@@ -117,6 +117,7 @@ def test_it_serves_the_generator_with_the_users_licence(snapshot: Path, monkeypa
         basis=np.eye(8, dtype=np.float32),
         yaw=np.eye(8, dtype=np.float32)[0],
         identity=rng.standard_normal((5, 8, 128)).astype(np.float32),
+        common=np.zeros(128, np.float32),
     )
     monkeypatch.setattr(stylegan, "load_directions", lambda weights, images: fitted)
     options = {"licence": "mine", "commercial": "yes", "real_faces": "no"}

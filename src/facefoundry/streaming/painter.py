@@ -28,6 +28,7 @@ class Painter(nn.Module):
     basis: Tensor
     yaw: Tensor
     identity: Tensor
+    common: Tensor
     damping: Tensor
     restyle: Tensor
     scales: Tensor
@@ -41,7 +42,7 @@ class Painter(nn.Module):
             raise FoundryError(
                 "generator.weights: only the wheel's can be streamed or pulled; set null"
             )
-        for name in ("mean", "basis", "yaw", "identity"):
+        for name in ("mean", "basis", "yaw", "identity", "common"):
             self.register_buffer(name, torch.from_numpy(getattr(source.directions, name)))
         for name in ("damping", "restyle", "scales"):
             self.register_buffer(name, torch.from_numpy(getattr(source, name)))

@@ -150,6 +150,6 @@ def open_people(options: Mapping[str, Any], nets: Sequence[Any], kept: FixedPool
     painter, aligner, judge = nets = prepared(nets)
     generator, puller = options["generator"], None
     if generator["pull"]:
-        puller = puller_of(nets, generator["pull"], generator["enough"])
+        puller = puller_of(nets, generator["pull"], generator["enough"], generator["apart"])
     parts = {"painter": painter, "aligner": aligner, "judge": judge, "puller": puller}
     return PeoplePool(kept, options["identities"], **rules, **parts)

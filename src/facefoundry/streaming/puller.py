@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from facefoundry.alignment import SIZE
 from facefoundry.streaming.aligner import Aligner
@@ -52,17 +53,19 @@ class Puller(nn.Module):
         judge: Callable[[Tensor], Tensor],
         pull: int,
         enough: float,
+        apart: float,
         at_once: int,
     ) -> None:
         super().__init__()
         self.painter, self.aligner, self.judge = painter, aligner, judge
-        self.pull, self.enough, self.at_once = pull, enough, at_once
+        self.pull, self.enough, self.apart, self.at_once = pull, enough, apart, at_once
         self.register_buffer("moves", first_moves(painter.identity))
 
     @torch.no_grad()
     def targets(self, people: Tensor) -> Tensor:
-        """What the judge makes of people (N, 512) as they are: (N, D)."""
-        return self._judged(people[:, None].expand(-1, len(self.painter.scales), -1))
+        """What the judge makes of people (N, 512) as they are, but further apart: (N, D)."""
+        seen = self._judged(people[:, None].expand(-1, len(self.painter.scales), -1))
+        return functional.normalize(seen - self.apart * self.painter.common)
 
     def pictures(self, person: Tensor, count: int) -> Tensor:
         """Styles (M, G, 512), on the CPU, of as many pictures of a person (1, 512) as come out of
@@ -135,17 +138,17 @@ class Puller(nn.Module):
         return crops, self.judge(crops), scores
 
 
-def open_puller(source: StyleGan, pull: int, enough: float) -> Puller:
+def open_puller(source: StyleGan, pull: int, enough: float, apart: float) -> Puller:
     """Of the faces of `source`, by SFace; on a GPU where there is one."""
     nets = prepared((Painter(source), Aligner(IMAGE_SIZE), SFace()))
-    return puller_of(nets, pull, enough)
+    return puller_of(nets, pull, enough, apart)
 
 
-def puller_of(nets: Sequence[Any], pull: int, enough: float) -> Puller:
+def puller_of(nets: Sequence[Any], pull: int, enough: float, apart: float) -> Puller:
     """nets: a painter, an aligner and SFace, on one device."""
     painter, aligner, judge = nets
     at_once = AT_ONCE[painter.mean.device.type]
-    return Puller(painter, aligner, judge.as_it_is, pull, enough, at_once)
+    return Puller(painter, aligner, judge.as_it_is, pull, enough, apart, at_once)
 
 
 def first_moves(identity: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 CACHE = Path(".cache/stylegan")
 COMPONENTS = 60
 FIT_WORKERS = 2
+PULL_CUT = 64  # a gradient through more costs five times as much; the styles are the same
 HEAD_IMAGES = 24  # at most; no more than `fit_images`
 
 
@@ -55,13 +56,14 @@ class Directions:
 
     mean: (512,) mean style. basis: (K, 512), component times its standard deviation. yaw: (K,) unit
     direction of head yaw in the coarsest group. identity: (G, K, 128), the linear part of the
-    embedding.
+    embedding. common: (128,), what all embeddings share: their mean.
     """
 
     mean: Array
     basis: Array
     yaw: Array
     identity: Array
+    common: Array
 
 
 class Network(Protocol):
@@ -145,6 +147,7 @@ class StyleGan:
         identity_damping: float = 300.0,
         pull: int = 0,
         enough: float = 0.65,
+        apart: float = 0.0,
         cut: int = 128,
         fit_images: int = 800,
         engine: str = "auto",
@@ -158,7 +161,7 @@ class StyleGan:
         self.scales = np.asarray(scales, np.float32)
         self.yaw = yaw
         self.yaw_limit = yaw_limit
-        self.pull, self.enough = pull, enough
+        self.pull, self.enough, self.apart, self.fit_images = pull, enough, apart, fit_images
         source = Weights(weights, cut, choose_engine(engine), min(HEAD_IMAGES, fit_images))
         work = MOBILE
         if weights is not None:
@@ -201,7 +204,10 @@ class StyleGan:
     def _puller(self) -> Puller:
         from facefoundry.streaming.puller import open_puller  # imports this module
 
-        return open_puller(self, self.pull, self.enough)
+        coarse = self
+        if self.source.cut != PULL_CUT:
+            coarse = StyleGan(truncation=self.truncation, cut=PULL_CUT, fit_images=self.fit_images)
+        return open_puller(coarse, self.pull, self.enough, self.apart)
 
     def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
         """One truncated style (512,) from each generator."""
@@ -245,7 +251,7 @@ def _damping_matrices(identity: Array, strength: float) -> Array:
 
 def load_directions(weights: Weights, images: int) -> Directions:
     """The fitted directions, from the cache or fitted now (about a minute on two cores)."""
-    key = hashlib.sha256(f"3 {weights.key()} {images} {COMPONENTS}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"4 {weights.key()} {images} {COMPONENTS}".encode()).hexdigest()[:16]
     path = CACHE / f"{key}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,6 +290,7 @@ def fit_directions(weights: Weights, images: int) -> Directions:
         basis=basis,
         yaw=(yaw / np.linalg.norm(yaw)).astype(np.float32),
         identity=identity.reshape(len(GROUPS), COMPONENTS, -1).astype(np.float32),
+        common=embeddings.mean(0),
     )
 
 
