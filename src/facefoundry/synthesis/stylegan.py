@@ -5,7 +5,7 @@ coarse groups move pose and shape, middle ones expression and age, fine ones lig
 directions that move a face embedding are damped and head yaw is set along its own direction, so
 the step is large while the identity stays. The directions are fitted once, by ridge regression on
 random images, and kept under `.cache/stylegan/`. Or an image is a stranger's that is pulled to the
-identity (see `streaming.puller`), which takes twenty times as long and varies more.
+identity (see `streaming.puller`), which takes five to ten times as long and varies more.
 """
 
 from __future__ import annotations
