@@ -55,7 +55,7 @@ def pipeline(tmp_path_factory) -> Path:
     replace_in(project / "conf/curate.yaml", max_similarity=0.95, min_consistency=-1, min_images=2)
     replace_in(project / "conf/sface.yaml", morphs=16)
     # of this benchmark's few pairs a single one is more than the loss that is allowed otherwise
-    replace_in(project / "conf/quantize.yaml", method="minmax", max_accuracy_loss=0.1)
+    replace_in(project / "conf/quantize.yaml", method="minmax", max_accuracy_loss=0.05)
     replace_in(project / "conf/evaluate.yaml", strangers=12, robustness_pairs=40)
     for stage in ("train", "distill"):
         replace_in(project / f"conf/{stage}.yaml", validate_every=10)

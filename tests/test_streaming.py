@@ -86,8 +86,10 @@ def test_the_painter_paints_what_the_generator_does(source, painter, monkeypatch
         assert np.abs(one.astype(int) - two).max() <= 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_in_16_bits_it_paints_nearly_the_same(dtype: torch.dtype, painter, monkeypatch):
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 1.5), (torch.bfloat16, 2)])
+def test_in_16_bits_it_paints_nearly_the_same(
+    dtype: torch.dtype, most: float, painter, monkeypatch
+):
     torch.manual_seed(1)
     people = painter.people(1)
     styles = painter.styles(people)
@@ -98,7 +100,7 @@ def test_in_16_bits_it_paints_nearly_the_same(dtype: torch.dtype, painter, monke
         monkeypatch.setattr(one, "styles", lambda people: styles)
         with torch.no_grad():
             painted.append(one(people))
-    assert (painted[0] - painted[1]).square().mean().sqrt() < 2  # of 255
+    assert (painted[0] - painted[1]).square().mean().sqrt() < most  # of 255
     planes, teacher = toy_planes()[:2], SFace().eval()
     with torch.no_grad():
         exact = teacher(planes)

@@ -206,7 +206,12 @@ class StyleGan:
 
         coarse = self
         if self.source.cut != PULL_CUT:
-            coarse = StyleGan(truncation=self.truncation, cut=PULL_CUT, fit_images=self.fit_images)
+            coarse = StyleGan(
+                truncation=self.truncation,
+                cut=PULL_CUT,
+                fit_images=self.fit_images,
+                weights=self.source.path,
+            )
         return open_puller(coarse, self.pull, self.enough, self.apart)
 
     def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
