@@ -311,6 +311,8 @@ def test_a_generator_pulls_too(source):
     other = pulling.faces("s000002", 1, 0)[0].image
     (stranger,) = unit(sface()(warp(other, Detector().detect(other)[0].landmarks)[None]))
     assert embeddings[0] @ stranger < embeddings[0] @ embeddings[1]
+    beyond_reach = build_generator(**TINY, pull=1, enough=1.1)
+    assert beyond_reach.faces("s000001", 2, 0) == []
 
 
 class Counter(nn.Module):

@@ -190,7 +190,7 @@ class StyleGan:
         return [Face(image, known) for image, (_, known) in zip(images, drawn, strict=True)]
 
     def _pulled(self, identity: str, count: int, seed: int) -> list[Face]:
-        """Fewer where some did not come near enough."""
+        """Fewer where some did not come near enough, and none of a person whom nobody comes near."""
         import torch
 
         rng = face_rng(seed, identity, -1)
@@ -198,6 +198,8 @@ class StyleGan:
         with torch.random.fork_rng():
             torch.manual_seed(int(rng.integers(2**63)))
             styles = self._puller.pictures(person, count)
+        if not len(styles):
+            return []
         return [Face(image, {}) for image in self._network.images(styles.numpy())]
 
     @cached_property
