@@ -45,6 +45,14 @@ def test_the_end_is_told_where_there_was_a_line_before(clock, capsys):
     assert told(clock, capsys, seconds=1, count=3, tally=None) == []
 
 
+def test_what_went_by_at_once_is_soon_no_part_of_the_remaining_time(clock, capsys):
+    for item in track(range(200), "work"):
+        clock[0] += 0 if item < 100 else 15
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "work: 101/200 (6.7 it/s, 15 s left)"
+    assert lines[4] == "work: 105/200 (0.1 it/s, 1425 s left)"
+
+
 def test_images_and_rejects_by_reason_are_told(clock, capsys):
     *_, last = told(clock, capsys, seconds=20, count=2, tally=Tally())
     assert last.endswith("; 20 images, 0.5 images/s; rejected: no face found 2")

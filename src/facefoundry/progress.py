@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,6 +24,7 @@ from facefoundry.journal import record
 T = TypeVar("T")
 
 LINE_EVERY_SECONDS = 15.0
+LINES = 4  # over which a rate is told: what a killed run left goes by at once
 
 
 @dataclass
@@ -84,27 +85,22 @@ def _lines(
     items: Iterable[T], label: str, total: int | None, unit: str, tally: Tally | None
 ) -> Iterator[T]:
     """A line every so often, and at the end where there was one before: each count once."""
-    start = last = time.monotonic()
-    count = told = 0
+    start, count = time.monotonic(), 0
+    told = deque([(start, 0)], maxlen=LINES + 1)
 
-    def tell() -> None:
-        text = _line(label, count, total, unit, time.monotonic() - start, tally)
+    def tell(count: int) -> None:
+        now = time.monotonic()
+        told.append((now, count))
+        (before, done), made = told[0], f"; {tally.text(now - start)}" if tally else ""
+        rate = (count - done) / max(now - before, 1e-9)
+        left = f", {(total - count) / rate:.0f} s left" if total and rate else ""
+        text = f"{label}: {count}/{total or '?'} ({rate:.1f} {unit}/s{left}){made}"
         print(text, file=sys.stderr, flush=True)
         record("progress", label=label, done=count, total=total, tally=tally and vars(tally))
 
     for count, item in enumerate(items, 1):
         yield item
-        if time.monotonic() - last >= LINE_EVERY_SECONDS:
-            last, told = time.monotonic(), count
-            tell()
-    if told not in (0, count):
-        tell()
-
-
-def _line(
-    label: str, count: int, total: int | None, unit: str, seconds: float, tally: Tally | None
-) -> str:
-    rate = count / max(seconds, 1e-9)
-    left = f", {(total - count) / rate:.0f} s left" if total and rate else ""
-    made = f"; {tally.text(seconds)}" if tally else ""
-    return f"{label}: {count}/{total or '?'} ({rate:.1f} {unit}/s{left}){made}"
+        if time.monotonic() - told[-1][0] >= LINE_EVERY_SECONDS:
+            tell(count)
+    if told[-1][1] not in (0, count):
+        tell(count)

@@ -39,11 +39,12 @@ class Mix:
         return merged(*(part.licences for part in self.parts.values()))
 
     def identities(self, count: int, seed: int) -> list[str]:
-        return [
-            f"{name}.{identity}"
-            for name, part in self.parts.items()
-            for identity in part.identities(round(count * self.weights[name]), seed)
-        ]
+        """Evenly among one another: their times differ, and so a remaining time is one."""
+        placed = []
+        for name, part in self.parts.items():
+            own = part.identities(round(count * self.weights[name]), seed)
+            placed += [(place / len(own), f"{name}.{each}") for place, each in enumerate(own)]
+        return [identity for _, identity in sorted(placed)]
 
     def faces(self, identity: str, count: int, seed: int) -> Sequence[Face]:
         name, _, own = identity.partition(".")

@@ -190,7 +190,7 @@ class StyleGan:
         return [Face(image, known) for image, (_, known) in zip(images, drawn, strict=True)]
 
     def _pulled(self, identity: str, count: int, seed: int) -> list[Face]:
-        """Fewer where some did not come near enough, and none of a person whom nobody comes near."""
+        """Fewer where some did not come near enough; none of a person whom nobody comes near."""
         import torch
 
         rng = face_rng(seed, identity, -1)
