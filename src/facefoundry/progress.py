@@ -91,7 +91,8 @@ def _lines(
     def tell(count: int) -> None:
         now = time.monotonic()
         told.append((now, count))
-        (before, done), made = told[0], f"; {tally.text(now - start)}" if tally else ""
+        before, done = told[0]
+        made = f"; {tally.text(now - start)}" if tally else ""
         rate = (count - done) / max(now - before, 1e-9)
         left = f", {(total - count) / rate:.0f} s left" if total and rate else ""
         text = f"{label}: {count}/{total or '?'} ({rate:.1f} {unit}/s{left}){made}"

@@ -192,7 +192,9 @@ class MobileStyleGan:
         self._head = head
 
     def images(self, styles: Array) -> list[Image]:
-        """styles (N, groups, 512) -> N images (256, 256, 3) uint8 RGB."""
+        """styles (N, groups, 512) -> N images (256, 256, 3) uint8 RGB; N may be 0."""
+        if not len(styles):
+            return []
         return [paint(features, self._head) for features in self._synthesis(styles)[0]]
 
 

@@ -198,8 +198,6 @@ class StyleGan:
         with torch.random.fork_rng():
             torch.manual_seed(int(rng.integers(2**63)))
             styles = self._puller.pictures(person, count)
-        if not len(styles):
-            return []
         return [Face(image, {}) for image in self._network.images(styles.numpy())]
 
     @cached_property
