@@ -18,8 +18,10 @@ from facefoundry.optim import build_optimizer
 from facefoundry.stage import composed, plain
 from facefoundry.streaming.augmentation import Augmentation
 from facefoundry.streaming.morphs import morphs
-from facefoundry.streaming.pool import SFace, prepared, streaming_nets
-from facefoundry.streaming.puller import puller_of
+from facefoundry.streaming.mover import Mover, strangers
+from facefoundry.streaming.pool import AT_ONCE, SFace, prepared, streaming_nets
+from facefoundry.streaming.puller import Puller
+from facefoundry.streaming.sight import Sight
 from facefoundry.synthesis.mobile_stylegan import torch_device
 
 
@@ -69,17 +71,20 @@ def main() -> None:
     arguments = parser.parse_args()
     options = plain(composed("distill", []))
     nets = streaming_nets(options["stream"]["generator"])
-    painter, aligner, teacher = nets = prepared([*nets, SFace()])
-    puller = puller_of(nets, pull=8, enough=0.65, apart=0.0)
+    painter, aligner, teacher = prepared([*nets, SFace()])
+    sight = Sight(painter, aligner, teacher.as_it_is, AT_ONCE[torch_device().type])
+    puller = Puller(sight, Mover(painter).to(torch_device()))
     augment, count = Augmentation(options["augmentation"]).to(torch_device()), arguments.images
     with torch.no_grad():
         people = painter.people(count)
         images = painter(people)
         crops, _ = aligner(images)
         landmarks, _ = aligner.landmarks(images)
-        styles, targets = painter.styles(people), puller.targets(people)
+        styles, targets = strangers(painter, people), puller.targets(people)
+        moves = puller.mover.moves(styles, targets)
     crops = crops[torch.arange(count, device=crops.device) % len(crops)]
     parts = {
+        "pull": lambda: puller(people, targets),
         "paint": lambda: painter(people),
         "find and cut": lambda: aligner(images),
         "teacher, twice": lambda: teacher(crops),
@@ -92,7 +97,7 @@ def main() -> None:
         "paint, gradient": lambda: slope(painter.paint, styles),
         "cut, gradient": lambda: slope(partial(aligner.cut, landmarks=landmarks), images),
         "SFace, gradient": lambda: slope(teacher.as_it_is, crops.float()),
-        "pull": lambda: puller(people, targets),
+        "learn to pull": lambda: sight.slope(styles, moves, targets),
     }
     found |= {name: seconds(work, arguments.rounds) for name, work in gradients.items()}
     found["student's step"] = seconds(student_step(options, crops), arguments.rounds)

@@ -24,6 +24,7 @@ from facefoundry.model_dir import load_model
 from facefoundry.recognizer import RecognizerModule, pool_for, train_recognizer, with_people
 from facefoundry.references import sface
 from facefoundry.samplers import EpochSampler, Shares
+from facefoundry.streaming import mover
 from facefoundry.streaming.aligner import Aligner
 from facefoundry.streaming.augmentation import Augmentation
 from facefoundry.streaming.loader import FixedPool, pool_loader
@@ -31,12 +32,14 @@ from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
 from facefoundry.streaming.people import PeoplePool, similar_to_earlier
 from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
-from facefoundry.streaming.puller import Pulled, Puller, first_moves
+from facefoundry.streaming.puller import Puller
+from facefoundry.streaming.sight import AIM, ALIKE, Sight
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
 
 TINY = {"name": "stylegan", "cut": 64, "fit_images": 12, "engine": "openvino"}
 CPU = torch.device("cpu")
+Found = tuple[torch.Tensor, torch.Tensor]  # crops, and which of the images they are of
 NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text()) | {"flip": 0.0}
 
 
@@ -244,75 +247,133 @@ def test_a_pool_loader_gives_the_samplers_batches(monkeypatch):
         assert torch.equal(batch["image"], pool.crops[rows])
 
 
-def cosines_to(person: torch.Tensor, crops: torch.Tensor, painter: Painter) -> np.ndarray:
-    """By the detector, the alignment and the embedder that work image by image."""
-    with torch.no_grad():
-        (image,) = photographs(painter.paint(person.expand(1, 5, -1)))
-    own = warp(image, Detector().detect(image)[0].landmarks)
-    embeddings = unit(sface()(np.stack([own, *photographs(crops)])))
-    return embeddings[1:] @ embeddings[0]
+class ToyPainter:
+    """Styles of 3 groups whose images are their numbers; a person looks like the first eight."""
+
+    key = "toy"
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.scales, self.mean = torch.ones(3), torch.zeros(16)
+        self.basis = torch.eye(16)[:12] * 2
+        self.identity = torch.randn(3, 12, 8, generator=generator) * 0.3
+        self.common, self.yaw = torch.zeros(8), torch.eye(12)[1]
+
+    def people(self, count: int) -> torch.Tensor:
+        return torch.randn(count, 16)
+
+    def paint(self, styles: torch.Tensor) -> torch.Tensor:
+        return styles
 
 
-def test_strangers_are_pulled_to_a_person(painter):
-    people, parts = painter.people(1).expand(3, -1), (painter, Aligner(256), SFace().as_it_is)
-    crops = {}
-    for steps, enough in ((0, -1.0), (4, 0.5), (4, 0.99)):
-        puller = Puller(*parts, steps, enough, 0.0, 2)
-        targets = puller.targets(people)
-        torch.manual_seed(4)
-        _, pictures, found = puller(people, targets)
-        crops[enough] = pictures[found]
-    assert len(crops[-1.0]) == 3 and len(crops[0.99]) == 0
-    before = cosines_to(people[:1], crops[-1.0], painter)
-    after = cosines_to(people[:1], crops[0.5], painter)
-    assert len(after) >= 2 and after.min() > 0.4 and after.mean() > before.mean() + 0.15
-    apart = (crops[0.5][0].float() - crops[0.5][1]).abs().mean()
-    assert apart > 15, "they are one picture: nothing of the strangers is left"
+class Looking(nn.Module):
+    """An aligner that leaves paintings as they are."""
+
+    def landmarks(self, images: torch.Tensor) -> tuple[None, None]:
+        return None, None
+
+    def cut(self, images: torch.Tensor, landmarks: None) -> torch.Tensor:
+        return images
 
 
-def test_people_are_taken_apart_before_strangers_are_pulled_to_them(painter):
-    people, parts = painter.people(3), (painter, Aligner(256), SFace().as_it_is)
-    near, apart = (Puller(*parts, 0, 0.5, share, 2).targets(people) for share in (0.0, 0.5))
-    expected = functional.normalize(near - 0.5 * torch.from_numpy(painter.common.numpy()))
-    assert torch.allclose(apart, expected, atol=1e-6)
-    assert (apart @ apart.T).sum() < (near @ near.T).sum() - 0.5
+def toy_judge(images: torch.Tensor) -> torch.Tensor:
+    return functional.normalize(images.mean(1)[:, :8] + images[:, 0, 4:12].tanh(), dim=1)
 
 
-def test_the_first_move_goes_half_the_way_where_all_directions_count_alike():
+@pytest.fixture
+def toy_sight(tmp_path: Path, monkeypatch) -> Sight:
+    monkeypatch.setattr(mover, "CACHE", tmp_path)
+    monkeypatch.setattr(mover, "MOST", (0.3, 0.2, 0.0))
+    return Sight(ToyPainter(), Looking(), toy_judge, 8)
+
+
+def test_a_mover_begins_along_the_fitted_directions_and_leaves_the_yaw():
     """Along orthogonal directions of one length, ridge regression of that strength gives half."""
-    torch.manual_seed(0)
-    axes = torch.linalg.qr(torch.randn(12, 4))[0] * 3
-    wanted = torch.randn(4)
-    moves = first_moves(axes.reshape(3, 4, 4)) @ wanted
-    assert torch.allclose(axes.T @ moves.flatten(), wanted / 2, atol=1e-5)
+    painter = ToyPainter()
+    axes = torch.linalg.qr(torch.randn(36, 8, generator=torch.Generator().manual_seed(1)))[0] * 3
+    painter.identity = axes.reshape(3, 12, 8)
+    targets = functional.normalize(torch.randn(4, 8), dim=1)
+    moves = mover.Mover(painter).moves(torch.zeros(4, 3, 16), targets)
+    expected = torch.einsum("gkd,nd->ngk", painter.identity, targets) / 18
+    expected[:, 0, 1] = 0
+    assert torch.allclose(moves, expected, atol=1e-6)
 
 
-def test_a_picture_that_is_near_enough_stays_as_it_began(painter):
-    people, parts = painter.people(2), (painter, Aligner(256), SFace().as_it_is)
-    found = []
-    for steps in (0, 2):
-        puller = Puller(*parts, steps, -1.0, 0.0, 2)
+def test_the_slope_is_that_of_what_is_wanted(painter, monkeypatch):
+    """Against a difference along one direction, through StyleGAN, the alignment and SFace; where
+    the landmarks lie is taken as given."""
+    torch.manual_seed(6)
+    aligner = Aligner(256)
+    sight = Sight(painter, aligner, SFace().as_it_is, 2)
+    people = painter.people(1).expand(2, -1)
+    start, targets = mover.strangers(painter, people), sight.people(people)
+    with torch.no_grad():
+        where = aligner.landmarks(painter.paint(start))
+    monkeypatch.setattr(aligner, "landmarks", lambda images: where)
+    moves = torch.zeros(2, 5, 60)
+    slope = sight.slope(start, moves, targets)
+    ahead = slope * 0.01 / slope.norm()
+
+    def wanted(moves: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            seen = sight(start + moves @ painter.basis)
+        likeness = (seen[0] @ seen[1] - ALIKE).clamp(min=0)
+        return (seen * targets).sum(1).clamp(max=AIM).sum() - likeness
+
+    difference = wanted(moves + ahead) - wanted(moves - ahead)
+    assert difference.item() == pytest.approx(2 * (slope * ahead).sum().item(), rel=0.1)
+
+
+def test_a_mover_learns_to_pull_and_not_to_paint_one_picture(toy_sight):
+    before = Puller(toy_sight, mover.Mover(toy_sight.painter))
+    after = Puller(toy_sight, mover.fit_mover(toy_sight, 120 * mover.BATCH))
+    cosines, alike = {}, {}
+    for name, puller in (("before", before), ("after", after)):
         torch.manual_seed(5)
-        found.append(puller(people, puller.targets(people)).crops)
-    assert torch.equal(*found)
+        people = toy_sight.painter.people(100).repeat_interleave(2, 0)
+        targets = puller.targets(people)
+        with torch.no_grad():
+            seen = toy_sight(puller.styles(people, targets))
+        cosines[name] = (seen * targets).sum(1).mean()
+        alike[name] = (seen[::2] * seen[1::2]).sum(1).mean()
+    assert cosines["after"] > cosines["before"] + 0.1 and cosines["after"] > 0.6
+    assert alike["after"] < 0.6
 
 
-def test_a_generator_pulls_too(source):
-    """Pictures of one person, the same in every run; what chose them is in the licence chain."""
-    pulling = build_generator(**TINY, pull=4, enough=0.5)
+def test_a_mover_whose_training_was_killed_ends_as_if_it_had_not_been(toy_sight, monkeypatch):
+    monkeypatch.setattr(mover, "KEPT_EVERY", 3)
+    whole = mover.fit_mover(toy_sight, 8 * mover.BATCH).state_dict()
+    (path,) = mover.CACHE.iterdir()
+    path.unlink()
+    learn, steps = mover._learn, []
+
+    def killed(*arguments: object) -> None:
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        learn(*arguments)
+
+    monkeypatch.setattr(mover, "_learn", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mover.fit_mover(toy_sight, 8 * mover.BATCH)
+    resumed = mover.fit_mover(toy_sight, 8 * mover.BATCH).state_dict()
+    assert len(steps) == 6 + 5
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_a_generator_pulls_too(source, monkeypatch):
+    """Pictures of one person, the same in every run, and not one picture; what chose them is in the
+    licence chain."""
+    monkeypatch.setattr(mover, "CACHE", stylegan.CACHE)
+    monkeypatch.setattr(mover, "BATCH", 4)
+    pulling = build_generator(**TINY, pull=8)
     names = {entry["name"] for entry in pulling.licences}
     assert names == {stylegan.MOBILE.name, YUNET.name, SFACE.name}
-    first, again = (pulling.faces("s000001", 3, 0) for _ in range(2))
-    assert len(first) >= 2
+    first = pulling.faces("s000001", 3, 0)
+    monkeypatch.setattr(mover, "_learn", None)  # it has learnt
+    again = build_generator(**TINY, pull=8).faces("s000001", 3, 0)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again, strict=True))
-    found = [warp(face.image, Detector().detect(face.image)[0].landmarks) for face in first]
-    embeddings = unit(sface()(np.stack(found)))
-    assert embeddings[0] @ embeddings[1] > 0.3
-    other = pulling.faces("s000002", 1, 0)[0].image
-    (stranger,) = unit(sface()(warp(other, Detector().detect(other)[0].landmarks)[None]))
-    assert embeddings[0] @ stranger < embeddings[0] @ embeddings[1]
-    beyond_reach = build_generator(**TINY, pull=1, enough=1.1)
-    assert beyond_reach.faces("s000001", 2, 0) == []
+    assert np.abs(first[0].image.astype(int) - first[1].image).mean() > 15
 
 
 class Counter(nn.Module):
@@ -500,15 +561,14 @@ class Echo:
     def targets(self, people: torch.Tensor) -> torch.Tensor:
         return people + 0.5
 
-    def __call__(self, people: torch.Tensor, targets: torch.Tensor) -> Pulled:
+    def __call__(self, people: torch.Tensor, targets: torch.Tensor) -> Found:
         self.asked.append(torch.cat([people, targets[:, :1]], 1))
         crops = Counter.forward(None, people + 1).byte()
-        return Pulled(people, crops, torch.ones(len(people), dtype=torch.bool))
+        return crops, torch.ones(len(people), dtype=torch.bool)
 
 
 def test_people_may_be_pulled_strangers(monkeypatch):
-    monkeypatch.setattr("facefoundry.streaming.people.AT_ONCE", {"cpu": 4})
-    monkeypatch.setattr("facefoundry.streaming.people.PULLED", 2)
+    monkeypatch.setattr("facefoundry.streaming.people.AT_ONCE", {"cpu": 8})
     kept, puller = FixedPool.of(toy_crops()[0], np.repeat(np.arange(4), 6), CPU), Echo()
     parts = {"painter": Counter(), "aligner": All(), "judge": Tens(), "puller": puller}
     pool = PeoplePool(kept, 40, 4, 0.5, **RULES, **parts)

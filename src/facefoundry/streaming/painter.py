@@ -47,6 +47,7 @@ class Painter(nn.Module):
         for name in ("damping", "restyle", "scales"):
             self.register_buffer(name, torch.from_numpy(getattr(source, name)))
         self.truncation, self.yaw_scale = source.truncation, source.yaw
+        self.key = f"{weights.key()} {source.fit_images} {source.truncation}"
         self.yaw_limit = source.yaw_limit
         self.licences = source.licences
         self.mapping = TorchGraph(mapping_graph())

@@ -15,9 +15,8 @@ from facefoundry.progress import track
 from facefoundry.sharding import chunked
 from facefoundry.streaming.loader import FixedPool
 from facefoundry.streaming.pool import AT_ONCE, Ring, prepared
-from facefoundry.streaming.puller import Puller, puller_of
+from facefoundry.streaming.puller import Puller, open_puller
 
-PULLED = 16  # times as many are pulled together as fit into memory: the last of them wait least
 COMPARED = 4096  # identities that are compared with all others together
 
 # people (K, 512), the means (K, D) of their images, the images, and whose of the K each is
@@ -52,7 +51,7 @@ class PeoplePool:
         self.painter, self.aligner, self.judge, self.puller = painter, aligner, judge, puller
         self.images, self.fresh = images, fresh
         self.min_consistency, self.min_images = min_consistency, min_images
-        self.at_once = AT_ONCE[kept.crops.device.type] * (PULLED if puller else 1)
+        self.at_once = AT_ONCE[kept.crops.device.type]
         batches = chunked(range(asked), max(1, self.at_once // images))
         found = [
             self._introduce(len(batch))
@@ -95,11 +94,8 @@ class PeoplePool:
 
     def _paint(self, people: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.puller:
-            pulled = self.puller(people, targets)
-            crops, found = pulled.crops[pulled.found], pulled.found
-        else:
-            crops, found = self.aligner(self.painter(people))
-        return crops, found
+            return self.puller(people, targets)
+        return self.aligner(self.painter(people))
 
     @torch.no_grad()
     def _introduce(self, count: int) -> Introduced:
@@ -150,6 +146,6 @@ def open_people(options: Mapping[str, Any], nets: Sequence[Any], kept: FixedPool
     painter, aligner, judge = nets = prepared(nets)
     generator, puller = options["generator"], None
     if generator["pull"]:
-        puller = puller_of(nets, generator["pull"], generator["enough"], generator["apart"])
+        puller = open_puller(nets, generator["pull"])
     parts = {"painter": painter, "aligner": aligner, "judge": judge, "puller": puller}
     return PeoplePool(kept, options["identities"], **rules, **parts)

@@ -5,7 +5,7 @@ coarse groups move pose and shape, middle ones expression and age, fine ones lig
 directions that move a face embedding are damped and head yaw is set along its own direction, so
 the step is large while the identity stays. The directions are fitted once, by ridge regression on
 random images, and kept under `.cache/stylegan/`. Or an image is a stranger's that is pulled to the
-identity (see `streaming.puller`), which takes five to ten times as long and varies more.
+identity (see `streaming.mover`), which varies more.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class StyleGan:
     image; in the finest group all of it changes colours and light and leaves the identity.
     scales: standard deviation of the step per resolution group. yaw: standard deviation of the
     yaw step, clipped at `yaw_limit` (more than about 2 breaks faces). identity_damping: 0 lets the
-    step change who it is. pull: steps at most by which strangers are pulled to an identity, until
-    SFace's cosine to it is `enough`; 0 for images that are a step away from it. cut: resolution of
+    step change who it is. pull: pictures from which to learn how a stranger is pulled to an
+    identity, by SFace; 0 for images that are a step away from it. cut: resolution of
     the features that the image is painted from, 64 (faster, softer) or 128. engine: see
     `choose_engine`.
     weights: a StyleGAN2 `.pkl`, run by PyTorch whatever `engine` and `cut` say, or None for the
@@ -146,8 +146,6 @@ class StyleGan:
         yaw_limit: float = 2.0,
         identity_damping: float = 300.0,
         pull: int = 0,
-        enough: float = 0.65,
-        apart: float = 0.0,
         cut: int = 128,
         fit_images: int = 800,
         engine: str = "auto",
@@ -161,7 +159,7 @@ class StyleGan:
         self.scales = np.asarray(scales, np.float32)
         self.yaw = yaw
         self.yaw_limit = yaw_limit
-        self.pull, self.enough, self.apart, self.fit_images = pull, enough, apart, fit_images
+        self.pull, self.fit_images = pull, fit_images
         source = Weights(weights, cut, choose_engine(engine), min(HEAD_IMAGES, fit_images))
         work = MOBILE
         if weights is not None:
@@ -173,6 +171,8 @@ class StyleGan:
         self._network = open_network(source)
         self.directions = load_directions(source, fit_images)
         self.damping = _damping_matrices(self.directions.identity, identity_damping)
+        if pull:
+            self._puller  # noqa: B018  # learns once, before there are workers
 
     def identities(self, count: int, seed: int) -> list[str]:
         return [f"s{index:06d}" for index in range(count)]
@@ -190,7 +190,6 @@ class StyleGan:
         return [Face(image, known) for image, (_, known) in zip(images, drawn, strict=True)]
 
     def _pulled(self, identity: str, count: int, seed: int) -> list[Face]:
-        """Fewer where some did not come near enough; none of a person whom nobody comes near."""
         import torch
 
         rng = face_rng(seed, identity, -1)
@@ -202,7 +201,7 @@ class StyleGan:
 
     @cached_property
     def _puller(self) -> Puller:
-        from facefoundry.streaming.puller import open_puller  # imports this module
+        from facefoundry.streaming.puller import puller_of  # imports this module
 
         coarse = self
         if self.source.cut != PULL_CUT:
@@ -212,7 +211,7 @@ class StyleGan:
                 fit_images=self.fit_images,
                 weights=self.source.path,
             )
-        return open_puller(coarse, self.pull, self.enough, self.apart)
+        return puller_of(coarse, self.pull)
 
     def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
         """One truncated style (512,) from each generator."""
