@@ -30,7 +30,7 @@ from facefoundry.synthesis.stylegan import CACHE
 MOST = 0.3, 0.3, 0.25, 0.0, 0.0  # of the person's own style to begin with, by resolution group
 WIDTH, BLOCKS = 512, 3
 SHORT = 0.05  # what moves cost by their mean square
-BATCH = 32  # pictures; two of each person
+BATCH = 16  # pictures; two of each person
 RATE = 1e-3
 OPTIMIZER = {"name": "muon", "lr": RATE, "weight_decay": 0.01}
 SCHEDULE = {"schedule": "cosine", "warmup": 0.03}
