@@ -30,7 +30,7 @@ from facefoundry.streaming.augmentation import Augmentation
 from facefoundry.streaming.loader import FixedPool, pool_loader
 from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
-from facefoundry.streaming.people import PeoplePool, similar_to_earlier
+from facefoundry.streaming.people import PeoplePool, open_people, similar_to_earlier
 from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
 from facefoundry.streaming.puller import Puller
 from facefoundry.streaming.sight import AIM, ALIKE, Sight
@@ -577,6 +577,22 @@ def test_people_may_be_pulled_strangers(monkeypatch):
     assert pool.crops[24].unique().tolist() == [pool.people[0].item() + 1]
     pool.refresh(4)  # now they are pulled to the mean of their images
     assert torch.equal(puller.asked[-1][:, 1], pool.means[pool.owners[:2], 0])
+
+
+def test_a_puller_learns_from_as_many_pictures_as_the_options_say(monkeypatch):
+    monkeypatch.setattr("facefoundry.streaming.people.AT_ONCE", {"cpu": 8})
+    monkeypatch.setattr("facefoundry.streaming.people.prepared", lambda nets: nets)
+    learnt = []
+    monkeypatch.setattr(
+        "facefoundry.streaming.people.open_puller",
+        lambda nets, images: learnt.append(images) or Echo(),
+    )
+    kept = FixedPool.of(toy_crops()[0], np.repeat(np.arange(4), 6), CPU)
+    for pull in (0, 800):
+        options = PEOPLE | {"generator": TINY | {"pull": pull}}
+        pool = open_people(options, (Counter(), All(), Tens()), kept)
+        assert isinstance(pool.puller, Echo) == (pull > 0)
+    assert learnt == [800]
 
 
 def test_only_who_came_before_counts_as_similar():

@@ -18,6 +18,8 @@ from facefoundry.synthesis.stylegan import StyleGan
 
 
 class Puller(nn.Module):
+    """Whom the judge of `sight` is to see, and strangers' pictures in which it should."""
+
     def __init__(self, sight: Sight, mover: Mover) -> None:
         super().__init__()
         self.sight, self.mover = sight, mover
