@@ -55,14 +55,11 @@ class Mover(nn.Module):
     def __init__(self, painter: Painter) -> None:
         super().__init__()
         groups, components, size = painter.identity.shape
-        basis = painter.basis
-        self.register_buffer("mean", painter.mean.clone())
-        self.register_buffer("basis", basis.clone())
-        self.register_buffer("white", (basis / basis.square().sum(1, keepdim=True)).T.contiguous())
-        self.register_buffer("identity", painter.identity.clone())
-        self.register_buffer("common", painter.common.clone())
-        self.register_buffer("yaw", painter.yaw.clone())
-        self.register_buffer("first", first_moves(painter.identity))
+        for name in ("mean", "basis", "identity", "common", "yaw"):
+            self.register_buffer(name, getattr(painter, name).clone())
+        lengths = self.basis.square().sum(1, keepdim=True)
+        self.register_buffer("white", (self.basis / lengths).T.contiguous())
+        self.register_buffer("first", first_moves(self.identity))
         self.enter = nn.Linear(groups * components + 2 * size, WIDTH)
         self.blocks = nn.Sequential(*(Block(WIDTH) for _ in range(BLOCKS)), nn.LayerNorm(WIDTH))
         self.leave = nn.Linear(WIDTH, groups * components)
