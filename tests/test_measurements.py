@@ -68,3 +68,26 @@ def test_the_probe_without_a_benchmark_says_so_before_it_trains(monkeypatch, tmp
     with pytest.raises(SystemExit):
         runpy.run_path(str(SCRIPTS[0].parent / "probe.py"), run_name="__main__")
     assert f"no benchmark under {tmp_path}" in capsys.readouterr().err
+
+
+def test_heads_are_compared_by_their_true_angles(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    import numpy as np
+    from pose import FRONT, compared, within
+
+    yaw = np.array([-11.9, 0.0, 12.0, -60.0, 50.0, 44.9])
+    assert within(yaw, FRONT).tolist() == [0, 1]
+    assert within(yaw, (45.0, 90.0)).tolist() == [3, 4]
+    # two people, each from the front and in profile, where the second is mistaken for the first
+    seen = np.array([[1, 0], [0, 1], [1, 0], [0.8, 0.6]], np.float32)
+    labels, front, profile = np.array([0, 1, 0, 1]), np.array([0, 1]), np.array([2, 3])
+    assert compared(seen, labels, front, profile).startswith("50.00%")
+    assert compared(seen, labels, front, np.array([2])) == "0.00%, too few pairs"
+    script = str(SCRIPTS[0].parent / "pose.py")
+    model = str(ROOT / "pretrained/clean")
+    monkeypatch.setattr(sys, "argv", [script, model, "--identities", "8", "--images", "10"])
+    runpy.run_path(script, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "beyond 45, " in printed
+    assert f"| {model} | " in printed
+    assert "| SFace | " in printed
