@@ -128,7 +128,7 @@ def fit_mover(sight: Sight, images: int) -> Mover:
                 group["lr"] = RATE * factor(step)
             _learn(mover, sight, optimizer)
             if (step + 1) % KEPT_EVERY == 0 or step + 1 == steps:
-                _keep(path, step + 1, mover, optimizer)
+                _keep(path, step + 1, mover, optimizer if step + 1 < steps else None)
     return mover.eval().requires_grad_(False)
 
 
@@ -147,11 +147,14 @@ def _learn(mover: Mover, sight: Sight, optimizer: torch.optim.Optimizer) -> None
     optimizer.step()
 
 
-def _keep(path: Path, step: int, mover: Mover, optimizer: torch.optim.Optimizer) -> None:
+def _keep(path: Path, step: int, mover: Mover, optimizer: torch.optim.Optimizer | None) -> None:
+    """optimizer: None where no step is left, and three quarters of the file with it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"mover": mover.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"step": step, "mover": mover.state_dict()}
+    if optimizer:
+        state |= {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
     with atomic(path) as temporary:
-        torch.save(state | {"step": step, "random": torch.get_rng_state()}, temporary)
+        torch.save(state, temporary)
 
 
 def _restore(path: Path, mover: Mover, optimizer: torch.optim.Optimizer) -> int:
@@ -160,6 +163,7 @@ def _restore(path: Path, mover: Mover, optimizer: torch.optim.Optimizer) -> int:
         return 0
     state = torch.load(path, map_location=mover.mean.device, weights_only=True)
     mover.load_state_dict(state["mover"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"].cpu())
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
     return int(state["step"])
