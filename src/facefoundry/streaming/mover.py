@@ -148,7 +148,7 @@ def _learn(mover: Mover, sight: Sight, optimizer: torch.optim.Optimizer) -> None
 
 
 def _keep(path: Path, step: int, mover: Mover, optimizer: torch.optim.Optimizer | None) -> None:
-    """optimizer: None where no step is left, and three quarters of the file with it."""
+    """optimizer: None where no step is left, which halves the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"step": step, "mover": mover.state_dict()}
     if optimizer:
