@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -91,3 +92,32 @@ def test_heads_are_compared_by_their_true_angles(monkeypatch, capsys):
     assert "beyond 45, " in printed
     assert f"| {model} | " in printed
     assert "| SFace | " in printed
+
+
+def test_curves_are_drawn_against_steps_and_against_identities(monkeypatch, tmp_path):
+    """Trainings of 5 and of 9 identities; only at step 2 were both judged."""
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    from learning_curves import over_identities, over_steps
+    from matplotlib.figure import Figure
+
+    small = [{"step": 1.0, "val_eer": 0.4}, {"step": 2.0, "val_eer": 0.3}]
+    large = [{"step": 2.0, "val_eer": 0.2}]
+    axes = Figure().subplots(2)
+    over_steps(axes[0], {"small": small, "large": large})
+    over_identities(axes[1], {9: large, 5: small})
+    drawn = [[line.get_xydata().tolist() for line in ax.lines] for ax in axes]
+    assert drawn[0] == [[[1, 40], [2, 30]], [[2, 20]]]
+    assert drawn[1] == [[[5, 30], [9, 20]]]
+    folders = []
+    for name, count, curves in (("a", 5, small), ("b", 9, large)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "curves.json").write_text(json.dumps(curves))
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"identities": count}))
+        folders.append(f"{name}={tmp_path / name}")
+    script, out = str(SCRIPTS[0].parent / "learning_curves.py"), tmp_path / "curves.svg"
+    for against, label in (("steps", "step of 64 images"), ("identities", "identities trained on")):
+        monkeypatch.setattr(
+            sys, "argv", [script, *folders, "--against", against, "--out", str(out)]
+        )
+        runpy.run_path(script, run_name="__main__")
+        assert label in out.read_text()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from facefoundry import manifest
+from facefoundry.alignment import SIZE
 from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.errors import FoundryError
 from facefoundry.images import decode_image
@@ -39,12 +40,11 @@ def read_split(faces: Path, split: str) -> tuple[Crops, list[str], list[str]]:
     rows = manifest.rows(table.filter(pc.equal(table["split"], pa.scalar(split))))
     if not rows:
         raise FoundryError(f"{faces}: no image in split '{split}'; run the split stage again")
-    images = [
-        decode_image(read_member(row), row["image_id"])
-        for row in track(rows, f"reading {split} crops", unit="images")
-    ]
+    crops = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+    for place, row in enumerate(track(rows, f"reading {split} crops", unit="images")):
+        crops[place] = decode_image(read_member(row), row["image_id"])
     identities = [row["identity"] for row in rows]
-    return np.stack(images), identities, [row["image_id"] for row in rows]
+    return crops, identities, [row["image_id"] for row in rows]
 
 
 def sample_crops(faces: Path, count: int, seed: int) -> Crops:
