@@ -31,7 +31,6 @@ def over_steps(axes: Axes, curves: dict[str, Points]) -> None:
         steps = [point["step"] for point in points]
         axes.plot(steps, [100 * point["val_eer"] for point in points], label=name)
     axes.set(xlabel="step of 64 images", yscale="log")
-    axes.legend(frameon=False)
 
 
 def over_identities(axes: Axes, lengths: dict[int, Points]) -> None:
@@ -42,7 +41,6 @@ def over_identities(axes: Axes, lengths: dict[int, Points]) -> None:
     for step in sorted(set.intersection(*(set(errors) for errors in seen.values()))):
         axes.plot(counts, [seen[n][step] for n in counts], "o-", label=f"step {step:.0f}")
     axes.set(xlabel="identities trained on", xscale="log")
-    axes.legend(frameon=False)
 
 
 def main() -> None:
@@ -65,6 +63,7 @@ def main() -> None:
         over_identities(
             axes, {read(m, "metrics.json")["identities"]: read(m, "curves.json") for m in models}
         )
+    axes.legend(frameon=False)
     figure.savefig(arguments.out)
     print(arguments.out)
 
