@@ -24,11 +24,18 @@ from facefoundry.data import (
 from facefoundry.distiller import DistillerModule
 from facefoundry.errors import FoundryError
 from facefoundry.losses import build_head
+from facefoundry.morphs import morphs
 from facefoundry.optim import build_optimizer, build_schedule, orthogonal
 from facefoundry.recognizer import RecognizerModule
 from facefoundry.resumable import LAST
 from facefoundry.samplers import EpochSampler
-from facefoundry.teachers import LiveTeacher, RecordedTeacher, recorded, sface_teacher
+from facefoundry.teachers import (
+    LiveTeacher,
+    RecordedTeacher,
+    centres,
+    recorded,
+    sface_teacher,
+)
 from facefoundry.training import TrainingModule, fit, kept_point
 
 NONE = yaml.safe_load((CONF / "augmentation/none.yaml").read_text())
@@ -305,13 +312,51 @@ def test_a_recorded_teacher_teaches(data, tmp_path: Path):
     assert curves[-1]["loss"] < 0.8 * curves[0]["loss"]
 
 
+def test_an_identitys_images_share_the_mean_of_its_answers():
+    """Two images of a head at 0 and 90 degrees of a plane, one at 180 of another, and a painted
+    face whose two answers, at 90 and 270, stay its own."""
+    answers = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -2.0]])
+    labels, heads = np.array([0, 0, 1, 2, 2]), np.array([True, True, True, False, False])
+    means, places = centres(answers, labels, heads)
+    half = 0.5**0.5
+    expected = [[half, half], [half, half], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    assert means[places].numpy() == pytest.approx(np.array(expected), abs=1e-6)
+    assert len(means) == 4
+    teacher = RecordedTeacher(means, 10.0, 0.0, 0.0, among=4, places=places)
+    student = torch.tensor([[1.0, 1.0]])
+    losses = [
+        teacher.loss(student, torch.zeros(1, 3, 112, 112), {"index": torch.tensor([index])}).item()
+        for index in range(5)
+    ]
+    assert losses[0] == losses[1] == min(losses)
+    own, places = centres(answers, labels, np.zeros(5, bool))
+    assert places.tolist() == [0, 1, 2, 3, 4]
+    assert own.numpy() == pytest.approx(answers.numpy() / [[3], [1], [1], [1], [2]])
+
+
+def test_heads_are_answered_by_their_mean_and_have_no_morphs(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = toy_data()  # two identities of six renders, two of six painted faces
+    path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids), size=128)
+    options = {"scale": 4.0, "margin_cos": 0.1, "regression": 1.0, "among": 99, "morphs": 3}
+    options |= {"embeddings": str(path), "averaged": ["render"]}
+    painted = data.train.crops[12:].copy()
+    more, teacher = sface_teacher(options, data, 128, threads=1)
+    assert len(teacher.head.centres) == 2 + 12 + 3
+    assert teacher.places[:12].tolist() == [0] * 6 + [1] * 6
+    assert teacher.places[12:].tolist() == list(range(2, 17))
+    assert np.array_equal(more.train.crops[24:], morphs(painted, 3, seed=0))
+    with pytest.raises(FoundryError, match=r"sface\.averaged: 'dream' made none.*render, stylegan"):
+        sface_teacher(options | {"averaged": ["dream"]}, toy_data(), 128, threads=1)
+
+
 def test_labels_and_a_recorded_teacher_train_together_with_morphs(
     data, tmp_path: Path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)  # the morphs' embeddings are kept in the project
     path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids), size=128)
     options = {"scale": 4.0, "margin_cos": 0.1, "regression": 1.0, "among": 16, "morphs": 10}
-    options["embeddings"] = str(path)
+    options |= {"embeddings": str(path), "averaged": []}
     fresh = toy_data()
     more, teacher = sface_teacher(options, fresh, 128, threads=1)
     named = len(more.train) - 10

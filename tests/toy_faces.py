@@ -56,6 +56,7 @@ def toy_data(augmentation: dict = STANDARD) -> TrainingData:
     return TrainingData(
         train=AugmentedCrops(crops, labels_of(names), augmentation, seed=0),
         image_ids=[f"{name}/{n}" for n, name in enumerate(names)],
+        generators=["render" if name in ("i0", "i1") else "stylegan" for name in names],
         identities=4,
         val=HeldOut(crops, names),
         licences=[],

@@ -97,6 +97,7 @@ class TrainingData:
 
     train: AugmentedCrops
     image_ids: Sequence[str]
+    generators: Sequence[str]  # that made the images
     identities: int
     val: HeldOut
     licences: list[dict[str, str]]
@@ -113,12 +114,16 @@ class TrainingData:
     def read(cls, faces: Path, augmentation: Mapping[str, Any], seed: int) -> TrainingData:
         crops, identities, image_ids = read_split(faces, "train")
         val_crops, val_identities, _ = read_split(faces, "val")
+        table = manifest.read(faces)
+        ids, generators = table["image_id"].to_pylist(), table["generator"].to_pylist()
+        made_by = dict(zip(ids, generators, strict=True))
         return cls(
             train=AugmentedCrops(crops, labels_of(identities), augmentation, seed),
             image_ids=image_ids,
+            generators=[made_by[name] for name in image_ids],
             identities=len(set(identities)),
             val=HeldOut(val_crops, val_identities),
-            licences=manifest.licences(manifest.read(faces)),
+            licences=manifest.licences(table),
             manifest_sha256=sha256((faces / manifest.MANIFEST).read_bytes()).hexdigest(),
         )
 

@@ -14,6 +14,7 @@ from torch import nn
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
+from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
@@ -97,9 +98,11 @@ def streamed(
     licences that they add.
 
     size: of the embeddings that are to be learnt. trained: the teacher `own`. Raises FoundryError
-    where the size is not SFace's that is to teach, or without Kornia.
+    where the size is not SFace's that is to teach, for answers to average, or without Kornia.
     """
     check_kornia("stream.faces")
+    if options["sface"]["averaged"]:
+        raise FoundryError("sface.averaged: a stream's answers are each face's own; set it to []")
     from facefoundry.streaming import pool as pools  # imports Kornia
 
     if options["teacher"] == "sface":

@@ -54,7 +54,8 @@ def write_profile(profile: dict[Path, Knobs]) -> None:
             *sections, leaf = dotted.split(".")
             section = at(content, sections)
             if isinstance(value, list):
-                section[leaf][:] = value  # in place, so that it stays on its line
+                section[leaf][:] = value  # in place, so that it stays on its line,
+                section[leaf].fa.set_flow_style()  # which an empty list does not ask for
             else:
                 section[leaf] = value
         editor.dump(content, path)

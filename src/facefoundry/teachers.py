@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from facefoundry.benchmarks import embed_images
-from facefoundry.data import NOBODY, Batch, TrainingData
+from facefoundry.data import NOBODY, Batch, Crops, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.keeping import CACHE, atomic
 from facefoundry.licences import SFACE_TEACHER
@@ -62,14 +63,15 @@ class LiveTeacher:
 
 
 class RecordedTeacher:
-    """Embeddings (N, D) of the faces as they are, made once: the student also learns to see
+    """Embeddings (K, D) of the faces as they are, made once: the student also learns to see
     through the augmentation.
 
     Regression alone teaches what all faces share first and what tells two apart last. So the
-    student must also find the image's own embedding among those of all images: cross-entropy over
-    them as fixed centres, as AdaDistill (Boutros et al., ECCV 2024) has it for identities.
-    scale, margin_cos: of the cosines in it, as in CosFace. among: so many embeddings at most, drawn
-    for each batch. regression: weight of 1 - cosine beside it.
+    student must also find the image's own embedding among all: cross-entropy over them as fixed
+    centres, as AdaDistill (Boutros et al., ECCV 2024) has it for identities.
+    places: (N,) which of the embeddings is each image's; None where each has one. scale,
+    margin_cos: of the cosines in it, as in CosFace. among: so many embeddings at most, drawn for
+    each batch. regression: weight of 1 - cosine beside it.
     """
 
     def __init__(
@@ -79,15 +81,18 @@ class RecordedTeacher:
         margin_cos: float,
         regression: float,
         among: int,
+        places: torch.Tensor | None = None,
     ) -> None:
         count, size = embeddings.shape
         share = min(1.0, among / count)
         self.head = CosFace(count, size, scale, margin_cos, share).requires_grad_(False)
         self.head.centres.copy_(functional.normalize(embeddings))
         self.regression = regression
+        self.places = torch.arange(count) if places is None else places
 
     def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        head, own = self.head.to(student.device), batch["index"].to(student.device)
+        head = self.head.to(student.device)
+        own = self.places[batch["index"].to(self.places.device)].to(student.device)
         with torch.autocast(student.device.type, enabled=False):  # close cosines need their digits
             return head(student, own) + self.regression * away(student, head.centres[own])
 
@@ -102,16 +107,46 @@ def sface_teacher(
 ) -> tuple[TrainingData, RecordedTeacher]:
     """By the values of conf/sface.yaml; the data with the morphs that were asked for.
 
-    size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's, or
-    where curation kept no embeddings.
+    size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's,
+    where curation kept no embeddings, or where a generator to average made no face.
     """
     others = {key: value for key, value in options.items() if key != "labels"}
     embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
     check_size(embeddings.shape[1], size)
+    averaged = made_by(others.pop("averaged"), data.generators)
+    embeddings, places = centres(embeddings, data.train.labels, averaged)
     count = others.pop("morphs")
     if count:
-        data, embeddings = with_morphs(data, embeddings, count, threads)
-    return data, RecordedTeacher(embeddings, **others)
+        parents = data.train.crops[~averaged]  # of whom SFace's own answers count
+        data, more = with_morphs(data, parents, count, threads)
+        places = torch.cat([places, len(embeddings) + torch.arange(count)])
+        embeddings = torch.cat([embeddings, more])
+    return data, RecordedTeacher(embeddings, places=places, **others)
+
+
+def made_by(names: Sequence[str], generators: Sequence[str]) -> NDArray[np.bool_]:
+    """Which of the images are by generators of these names. Raises FoundryError for one that made
+    none of them."""
+    unknown = sorted(set(names) - set(generators))
+    if unknown:
+        known = ", ".join(sorted(set(generators)))
+        raise FoundryError(f"sface.averaged: '{unknown[0]}' made none of the faces; {known} did")
+    return np.isin(generators, names)
+
+
+def centres(
+    embeddings: torch.Tensor, labels: NDArray[np.int64], averaged: NDArray[np.bool_]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where images should lie, (K, D), and which of these is each image's, (N,).
+
+    Its own embedding of (N, D); or, where `averaged`, the mean over the images of its label, which
+    takes back what pose and light do to the teacher's answers.
+    """
+    alone = int(labels.max()) + 1 + np.arange(len(labels))
+    places = torch.from_numpy(np.unique(np.where(averaged, labels, alone), return_inverse=True)[1])
+    unit = functional.normalize(embeddings)
+    sums = unit.new_zeros(int(places.max()) + 1, unit.shape[1]).index_add_(0, places, unit)
+    return functional.normalize(sums), places
 
 
 def check_size(taught: int, size: int) -> None:
@@ -124,13 +159,14 @@ def check_size(taught: int, size: int) -> None:
 
 
 def with_morphs(
-    data: TrainingData, embeddings: torch.Tensor, count: int, threads: int
+    data: TrainingData, parents: Crops, count: int, threads: int
 ) -> tuple[TrainingData, torch.Tensor]:
-    """The train crops and `count` morphs of them, and SFace's embeddings (N, D) of all.
+    """The train crops and `count` morphs of the parents, and SFace's embeddings (count, D) of the
+    morphs.
 
     The embeddings of morphs, minutes of work, are kept for the next distillation of these faces.
     """
-    made = morphs(data.train.crops, count, data.train.seed)
+    made = morphs(parents, count, data.train.seed)
     kept = CACHE / "morphs" / f"{sha256(made.data).hexdigest()[:16]}.npy"
     if not kept.is_file():
         found = embed_images(sface(threads), made, flip=False, title="embedding morphs")
@@ -140,7 +176,7 @@ def with_morphs(
     data.train.add(made, np.full(count, NOBODY))
     names = [f"morph/{number:06d}" for number in range(count)]
     more = replace(data, image_ids=[*data.image_ids, *names])
-    return more, torch.cat([embeddings, torch.from_numpy(np.load(kept, allow_pickle=False))])
+    return more, torch.from_numpy(np.load(kept, allow_pickle=False))
 
 
 def recorded(embeddings: Path, image_ids: Sequence[str]) -> torch.Tensor:
