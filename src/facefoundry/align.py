@@ -11,9 +11,9 @@ import pyarrow as pa
 from facefoundry import manifest
 from facefoundry.alignment import Detector, Landmarks, warp, warp_landmarks
 from facefoundry.errors import FoundryError
-from facefoundry.images import Image, decode_image, encode_jpeg
+from facefoundry.images import Image, encode_jpeg
 from facefoundry.sharding import Row, build_shards, cache_key, chunked
-from facefoundry.shards import read_member
+from facefoundry.shards import image_of
 
 
 def align(
@@ -32,7 +32,7 @@ def align(
 
 def _align_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, bytes]]:
     for row in rows:
-        image = decode_image(read_member(row), row["image_id"])
+        image = image_of(row)
         landmarks = _landmarks(row, image)
         crop = warp(image, landmarks)
         yield row | {"landmarks": warp_landmarks(landmarks).ravel().tolist()}, encode_jpeg(crop)

@@ -24,10 +24,9 @@ from facefoundry import manifest
 from facefoundry.alignment import SIZE
 from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.errors import FoundryError
-from facefoundry.images import decode_image
 from facefoundry.progress import track
 from facefoundry.samplers import Key
-from facefoundry.shards import read_member
+from facefoundry.shards import image_of
 
 Crops = NDArray[np.uint8]  # (N, 112, 112, 3) RGB
 Batch = dict[str, torch.Tensor]
@@ -42,7 +41,7 @@ def read_split(faces: Path, split: str) -> tuple[Crops, list[str], list[str]]:
         raise FoundryError(f"{faces}: no image in split '{split}'; run the split stage again")
     crops = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
     for place, row in enumerate(track(rows, f"reading {split} crops", unit="images")):
-        crops[place] = decode_image(read_member(row), row["image_id"])
+        crops[place] = image_of(row)
     identities = [row["identity"] for row in rows]
     return crops, identities, [row["image_id"] for row in rows]
 
@@ -51,7 +50,7 @@ def sample_crops(faces: Path, count: int, seed: int) -> Crops:
     """Up to `count` crops of the data set, whatever their split, drawn by the seed."""
     rows = manifest.rows(manifest.read(faces))
     chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return np.stack([decode_image(read_member(rows[i]), rows[i]["image_id"]) for i in chosen])
+    return np.stack([image_of(rows[i]) for i in chosen])
 
 
 def labels_of(identities: Sequence[str]) -> NDArray[np.int64]:

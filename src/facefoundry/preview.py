@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from facefoundry import manifest
-from facefoundry.images import Image, contact_sheet, decode_image, save_png
-from facefoundry.shards import read_member
+from facefoundry.images import Image, contact_sheet, save_png
+from facefoundry.shards import image_of
 
 
 def write_preview(
@@ -30,5 +30,5 @@ def write_preview(
         if shards:
             row["shard"] = shards / Path(row["shard"]).name
         if row["identity"] in rows and len(rows[row["identity"]]) < images:
-            rows[row["identity"]].append(decode_image(read_member(row), row["image_id"]))
+            rows[row["identity"]].append(image_of(row))
     save_png(contact_sheet(list(rows.values()), cell), path)

@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 
 from facefoundry.errors import FoundryError
+from facefoundry.images import Image, decode_image
 
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> list[tuple[int, int]]:
@@ -46,6 +47,12 @@ def read_member(row: Mapping[str, Any], root: Path = Path()) -> bytes:
             f"{path}: shard ends before {row['image_id']} does; delete it and run `dvc repro`"
         )
     return data
+
+
+def image_of(row: Mapping[str, Any]) -> Image:
+    """The image (H, W, 3) uint8 RGB of a manifest row. Raises FoundryError where it cannot be read
+    or is none."""
+    return decode_image(read_member(row), row["image_id"])
 
 
 def read_remote_member(row: Mapping[str, Any], root: str) -> bytes:

@@ -16,12 +16,12 @@ from facefoundry import manifest
 from facefoundry.alignment import Detector, warp
 from facefoundry.benchmarks import Embed, embed_images
 from facefoundry.curation.decide import LOW_QUALITY, NO_FACE
-from facefoundry.images import Image, decode_image
+from facefoundry.images import Image
 from facefoundry.keeping import CACHE
 from facefoundry.progress import Tally
 from facefoundry.references import sface
 from facefoundry.sharding import Row, cache_key, chunked, count_images, kept, run_pool
-from facefoundry.shards import read_member
+from facefoundry.shards import image_of
 
 SCHEMA = manifest.SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
 
@@ -63,7 +63,7 @@ def _measure_chunk(cache: Path, judge: str, numbered: tuple[int, Sequence[Row]])
     number, chunk = numbered
 
     def make() -> pa.Table:
-        images = [decode_image(read_member(row), row["image_id"]) for row in chunk]
+        images = [image_of(row) for row in chunk]
         rows = [_hashed(row, image) for row, image in zip(chunk, images, strict=True)]
         if judge != "none":
             _judge(rows, images)

@@ -24,13 +24,13 @@ from facefoundry.curation.decide import (
 )
 from facefoundry.curation.measure import SCHEMA, measure
 from facefoundry.errors import FoundryError
-from facefoundry.images import Image, contact_sheet, decode_image, save_png
+from facefoundry.images import Image, contact_sheet, save_png
 from facefoundry.journal import record
 from facefoundry.keeping import CACHE, discard
 from facefoundry.licences import SFACE, YUNET, enforce, merged
 from facefoundry.scores import histogram
 from facefoundry.sharding import Row
-from facefoundry.shards import read_member
+from facefoundry.shards import image_of
 from facefoundry.weights import sface_path, yunet_path
 
 EMBEDDINGS = "embeddings.parquet"  # of what stays, for a teacher that is not ours
@@ -123,7 +123,7 @@ def write_removed_sheet(
     for note in removed:
         row = sheets.setdefault(note["reason"], [])
         if len(row) < images:
-            row.append(decode_image(read_member(places[note["image_id"]]), note["image_id"]))
+            row.append(image_of(places[note["image_id"]]))
     path.unlink(missing_ok=True)
     if sheets:
         save_png(contact_sheet(list(sheets.values())), path)

@@ -18,10 +18,10 @@ from facefoundry.centres import identity_centres
 from facefoundry.data import labels_of
 from facefoundry.diffusion.nets import FULL_SIDE, MARGIN, SIDE
 from facefoundry.errors import FoundryError
-from facefoundry.images import Image, decode_image, resize
+from facefoundry.images import Image, resize
 from facefoundry.keeping import atomic
 from facefoundry.progress import track
-from facefoundry.shards import read_member
+from facefoundry.shards import image_of
 
 Floats = NDArray[np.float32]
 
@@ -77,7 +77,7 @@ def cut(row: Mapping[str, Any]) -> Image:
             f"{row['image_id']}: no landmarks; give a dataset that curate has judged, or renders"
         )
     landmarks = np.reshape(row["landmarks"], (5, 2)).astype(np.float32)
-    full = warp(decode_image(read_member(row), row["image_id"]), landmarks, MARGIN)
+    full = warp(image_of(row), landmarks, MARGIN)
     return resize(full, SIDE, SIDE)
 
 
