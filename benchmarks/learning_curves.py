@@ -33,13 +33,14 @@ def over_steps(axes: Axes, curves: dict[str, Points]) -> None:
     axes.set(xlabel="step of 64 images", yscale="log")
 
 
-def over_identities(axes: Axes, lengths: dict[int, Points]) -> None:
+def over_identities(axes: Axes, trainings: list[tuple[int, Points]]) -> None:
     """Equal error rate in percent over the identities trained on, a line for each step at which all
     trainings were judged."""
-    counts = sorted(lengths)
-    seen = {count: {p["step"]: 100 * p["val_eer"] for p in lengths[count]} for count in counts}
-    for step in sorted(set.intersection(*(set(errors) for errors in seen.values()))):
-        axes.plot(counts, [seen[n][step] for n in counts], "o-", label=f"step {step:.0f}")
+    trainings = sorted(trainings, key=lambda training: training[0])
+    seen = [{p["step"]: 100 * p["val_eer"] for p in points} for _, points in trainings]
+    for step in sorted(set.intersection(*map(set, seen))):
+        errors = [training[step] for training in seen]
+        axes.plot([n for n, _ in trainings], errors, "o-", label=f"step {step:.0f}")
     axes.set(xlabel="identities trained on", xscale="log")
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     else:
         models = named.values()
         over_identities(
-            axes, {read(m, "metrics.json")["identities"]: read(m, "curves.json") for m in models}
+            axes, [(read(m, "metrics.json")["identities"], read(m, "curves.json")) for m in models]
         )
     axes.legend(frameon=False)
     figure.savefig(arguments.out)

@@ -95,7 +95,7 @@ def test_heads_are_compared_by_their_true_angles(monkeypatch, capsys):
 
 
 def test_curves_are_drawn_against_steps_and_against_identities(monkeypatch, tmp_path):
-    """Trainings of 5 and of 9 identities; only at step 2 were both judged."""
+    """Trainings of 5 and of 9 identities; only at step 2 were all judged."""
     monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
     from learning_curves import over_identities, over_steps
     from matplotlib.figure import Figure
@@ -104,10 +104,10 @@ def test_curves_are_drawn_against_steps_and_against_identities(monkeypatch, tmp_
     large = [{"step": 2.0, "val_eer": 0.2}]
     axes = Figure().subplots(2)
     over_steps(axes[0], {"small": small, "large": large})
-    over_identities(axes[1], {9: large, 5: small})
+    over_identities(axes[1], [(9, large), (5, small), (5, large)])
     drawn = [[line.get_xydata().tolist() for line in ax.lines] for ax in axes]
     assert drawn[0] == [[[1, 40], [2, 30]], [[2, 20]]]
-    assert drawn[1] == [[[5, 30], [9, 20]]]
+    assert drawn[1] == [[[5, 30], [5, 20], [9, 20]]]
     folders = []
     for name, count, curves in (("a", 5, small), ("b", 9, large)):
         (tmp_path / name).mkdir()
