@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 import yaml
 from toy_faces import CONF, OPTIONS, STANDARD, toy_crops, toy_data
 
+from facefoundry.array_file import ArrayFile
 from facefoundry.augmentation import SENSOR_NOISE, augment, build_augmentation
 from facefoundry.backbones import build_backbone
 from facefoundry.data import (
@@ -116,8 +119,20 @@ def test_noise_is_about_the_image():
     assert 0.8 * least < found.std() / 255 < 1.2 * most
 
 
-def test_loader_processes_change_nothing(data: TrainingData):
+def test_a_spawned_process_maps_a_large_array_in_place_of_a_copy(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array = np.arange(240, dtype=np.uint8).reshape(5, 4, 4, 3)
+    file = ArrayFile(array)
+    with get_context("spawn").Pool(1) as pool:
+        assert np.array_equal(pool.apply(np.array, (file,)), array)
+        assert not pool.apply(attrgetter("flags.writeable"), (file,))
+        assert pool.apply(attrgetter("base.base.__class__.__name__"), (file,)) == "mmap"
+    assert list((tmp_path / ".cache").iterdir()) == []
+
+
+def test_loader_processes_change_nothing(data: TrainingData, tmp_path: Path, monkeypatch):
     sampler = EpochSampler(data.train.labels, 8, 2, seed=0)
+    monkeypatch.chdir(tmp_path)  # loader processes share a file in the project
     found = [list(train_loader(data.train, sampler, workers)) for workers in (0, 1)]
     for alone, helped in zip(*found, strict=True):
         assert torch.equal(alone["image"], helped["image"])

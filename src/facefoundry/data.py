@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from facefoundry import manifest
 from facefoundry.alignment import SIZE
+from facefoundry.array_file import ArrayFile
 from facefoundry.augmentation import augment, build_augmentation
 from facefoundry.errors import FoundryError
 from facefoundry.progress import track
@@ -66,11 +67,18 @@ class AugmentedCrops(Dataset[dict[str, Any]]):
     ) -> None:
         self.crops, self.labels, self.seed = crops, labels, seed
         self.transform = build_augmentation(options)
+        self._file: ArrayFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loader process gets."""
+        self._file = self._file or ArrayFile(self.crops)
+        return self.__dict__ | {"crops": self._file, "_file": None}
 
     def add(self, crops: Crops, labels: NDArray[np.int64]) -> None:
         """More crops behind those that are there."""
         self.crops = np.concatenate([self.crops, crops])
         self.labels = np.concatenate([self.labels, labels])
+        self._file = None
 
     def __len__(self) -> int:
         return len(self.crops)
