@@ -332,7 +332,7 @@ def test_an_identitys_images_share_the_mean_of_its_answers():
     face whose two answers, at 90 and 270, stay its own."""
     answers = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -2.0]])
     labels, heads = np.array([0, 0, 1, 2, 2]), np.array([True, True, True, False, False])
-    means, places = centres(answers, labels, heads)
+    means, places = centres(answers, labels, heads, 1.0)
     half = 0.5**0.5
     expected = [[half, half], [half, half], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
     assert means[places].numpy() == pytest.approx(np.array(expected), abs=1e-6)
@@ -344,7 +344,12 @@ def test_an_identitys_images_share_the_mean_of_its_answers():
         for index in range(5)
     ]
     assert losses[0] == losses[1] == min(losses)
-    own, places = centres(answers, labels, np.zeros(5, bool))
+    drawn, places = centres(answers, labels, heads, 0.5)
+    near, far = np.cos(np.pi / 8), np.sin(np.pi / 8)
+    expected = [[near, far], [far, near], *expected[2:]]
+    assert drawn.numpy() == pytest.approx(np.array(expected), abs=1e-6)
+    assert places.tolist() == [0, 1, 2, 3, 4]
+    own, places = centres(answers, labels, np.zeros(5, bool), 1.0)
     assert places.tolist() == [0, 1, 2, 3, 4]
     assert own.numpy() == pytest.approx(answers.numpy() / [[3], [1], [1], [1], [2]])
 
@@ -354,7 +359,7 @@ def test_heads_are_answered_by_their_mean_and_have_no_morphs(tmp_path: Path, mon
     data = toy_data()  # two identities of six renders, two of six painted faces
     path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids), size=128)
     options = {"scale": 4.0, "margin_cos": 0.1, "regression": 1.0, "among": 99, "morphs": 3}
-    options |= {"embeddings": str(path), "averaged": ["render"]}
+    options |= {"embeddings": str(path), "averaged": ["render"], "averaging": 1.0}
     painted = data.train.crops[12:].copy()
     more, teacher = sface_teacher(options, data, 128, threads=1)
     assert len(teacher.head.centres) == 2 + 12 + 3
@@ -371,7 +376,7 @@ def test_labels_and_a_recorded_teacher_train_together_with_morphs(
     monkeypatch.chdir(tmp_path)  # the morphs' embeddings are kept in the project
     path = embeddings_file(tmp_path / "e.parquet", list(data.image_ids), size=128)
     options = {"scale": 4.0, "margin_cos": 0.1, "regression": 1.0, "among": 16, "morphs": 10}
-    options |= {"embeddings": str(path), "averaged": []}
+    options |= {"embeddings": str(path), "averaged": [], "averaging": 1.0}
     fresh = toy_data()
     more, teacher = sface_teacher(options, fresh, 128, threads=1)
     named = len(more.train) - 10

@@ -114,7 +114,8 @@ def sface_teacher(
     embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
     check_size(embeddings.shape[1], size)
     averaged = made_by(others.pop("averaged"), data.generators)
-    embeddings, places = centres(embeddings, data.train.labels, averaged)
+    share = others.pop("averaging")
+    embeddings, places = centres(embeddings, data.train.labels, averaged, share)
     count = others.pop("morphs")
     if count:
         parents = data.train.crops[~averaged]  # of whom SFace's own answers count
@@ -135,18 +136,22 @@ def made_by(names: Sequence[str], generators: Sequence[str]) -> NDArray[np.bool_
 
 
 def centres(
-    embeddings: torch.Tensor, labels: NDArray[np.int64], averaged: NDArray[np.bool_]
+    embeddings: torch.Tensor, labels: NDArray[np.int64], averaged: NDArray[np.bool_], share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where images should lie, (K, D), and which of these is each image's, (N,).
 
-    Its own embedding of (N, D); or, where `averaged`, the mean over the images of its label, which
-    takes back what pose and light do to the teacher's answers.
+    At its own embedding of (N, D); or, where `averaged`, by that share nearer to the mean over the
+    images of its label, which takes back what pose and light do to the teacher's answers. By all
+    of it, the images of a label have one place.
     """
+    own, of = functional.normalize(embeddings), torch.from_numpy(labels)
+    sums = own.new_zeros(int(of.max()) + 1, own.shape[1]).index_add_(0, of, own)
+    weight = share * torch.from_numpy(averaged)[:, None]
+    answers = functional.normalize(own + weight * (functional.normalize(sums)[of] - own))
     alone = int(labels.max()) + 1 + np.arange(len(labels))
-    places = torch.from_numpy(np.unique(np.where(averaged, labels, alone), return_inverse=True)[1])
-    unit = functional.normalize(embeddings)
-    sums = unit.new_zeros(int(places.max()) + 1, unit.shape[1]).index_add_(0, places, unit)
-    return functional.normalize(sums), places
+    groups = np.where(averaged & (share == 1), labels, alone)
+    _, first, places = np.unique(groups, return_index=True, return_inverse=True)
+    return answers[torch.from_numpy(first)], torch.from_numpy(places)
 
 
 def check_size(taught: int, size: int) -> None:
