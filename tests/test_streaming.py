@@ -448,6 +448,7 @@ def test_a_ring_gives_its_places_in_turn():
 
 STREAM = {"faces": 6, "morphs": 4, "fresh": 0.5, "generator": TINY}
 TEACHING = {"scale": 24.0, "margin_cos": 0.2, "regression": 4.0, "among": 99, "labels": 0.1}
+TEACHING |= {"averaged": []}
 
 
 def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
@@ -467,6 +468,9 @@ def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
     assert len(pool.crops) == 34 and licences == ()
     with pytest.raises(FoundryError, match=r"embedding_size: 64 cannot follow teacher: sface"):
         streamed(options, data, 64, nn.Identity())
+    drawn = options | {"sface": options["sface"] | {"averaged": ["render"]}}
+    with pytest.raises(FoundryError, match=r"sface\.averaged: a stream's answers"):
+        streamed(drawn, data, DIMENSIONS, nn.Identity())
     student = build_backbone("small_resnet", widths=[8] * 3, head=16, embedding_size=DIMENSIONS)
     module = DistillerModule(
         student,
