@@ -447,8 +447,14 @@ def test_a_ring_gives_its_places_in_turn():
 
 
 STREAM = {"faces": 6, "morphs": 4, "fresh": 0.5, "generator": TINY}
-TEACHING = {"scale": 24.0, "margin_cos": 0.2, "regression": 4.0, "among": 99, "labels": 0.1}
-TEACHING |= {"averaged": []}
+TEACHING = {
+    "scale": 24.0,
+    "margin_cos": 0.2,
+    "regression": 4.0,
+    "among": 99,
+    "labels": 0.1,
+    "averaged": [],
+}
 
 
 def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):

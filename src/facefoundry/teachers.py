@@ -91,9 +91,10 @@ class RecordedTeacher:
         self.places = torch.arange(count) if places is None else places
 
     def loss(self, student: torch.Tensor, _images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        head = self.head.to(student.device)
-        own = self.places[batch["index"].to(self.places.device)].to(student.device)
-        with torch.autocast(student.device.type, enabled=False):  # close cosines need their digits
+        device = student.device
+        head, self.places = self.head.to(device), self.places.to(device)
+        own = self.places[batch["index"].to(device)]
+        with torch.autocast(device.type, enabled=False):  # close cosines need their digits
             return head(student, own) + self.regression * away(student, head.centres[own])
 
 
@@ -148,7 +149,7 @@ def centres(
     sums = own.new_zeros(int(of.max()) + 1, own.shape[1]).index_add_(0, of, own)
     weight = share * torch.from_numpy(averaged)[:, None]
     answers = functional.normalize(own + weight * (functional.normalize(sums)[of] - own))
-    alone = int(labels.max()) + 1 + np.arange(len(labels))
+    alone = len(sums) + np.arange(len(labels))
     groups = np.where(averaged & (share == 1), labels, alone)
     _, first, places = np.unique(groups, return_index=True, return_inverse=True)
     return answers[torch.from_numpy(first)], torch.from_numpy(places)
