@@ -13,7 +13,8 @@ from facefoundry.synthesis import Face, Generator, build_generator
 
 class Mix:
     """parts: arguments of `build_generator` by name. weights: share of the identities by name; a
-    part of weight 0 is not built, and its licences are none of the faces'.
+    part of weight 0 is not built, and its licences are none of the faces'. images: how many of an
+    identity of the part, by name; None: as many as are asked.
 
     An identity is called `<part>.<its name there>`. Raises FoundryError where the names differ.
     """
@@ -21,12 +22,20 @@ class Mix:
     name = "mix"
 
     def __init__(
-        self, parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]
+        self,
+        parts: Mapping[str, Mapping[str, Any]],
+        weights: Mapping[str, float],
+        images: Mapping[str, int | None],
     ) -> None:
         if set(parts) != set(weights) or min(weights.values()) < 0 or not sum(weights.values()):
             raise FoundryError(
                 f"generator.weights: need one weight, 0 or more, for each of {', '.join(parts)}"
             )
+        if set(parts) != set(images) or min(count or 1 for count in images.values()) < 1:
+            raise FoundryError(
+                f"generator.images: need a number, 1 or more, or null for each of {', '.join(parts)}"
+            )
+        self.images = images
         self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         self.parts: dict[str, Generator] = {
             name: build_generator(**arguments)
@@ -48,5 +57,5 @@ class Mix:
 
     def faces(self, identity: str, count: int, seed: int) -> Sequence[Face]:
         name, _, own = identity.partition(".")
-        faces = self.parts[name].faces(own, count, seed)
+        faces = self.parts[name].faces(own, self.images[name] or count, seed)
         return [replace(face, generator=self.parts[name].name) for face in faces]
