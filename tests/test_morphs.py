@@ -63,9 +63,18 @@ def test_bending_moves_pixels_by_the_planes(rng):
 
 def test_the_same_seed_gives_the_same_morphs_of_two_different_faces():
     crops = np.stack([plain(shade, shade, shade) for shade in (0, 80, 160, 240)])
-    found = morphs(crops, 6, seed=3)
+    among = np.arange(4)
+    found = morphs(crops, among, 6, seed=3)
     assert found.shape == (6, 112, 112, 3)
-    assert np.array_equal(found[:4], morphs(crops, 4, seed=3))
-    assert not np.array_equal(found, morphs(crops, 6, seed=4))
+    assert np.array_equal(found[:4], morphs(crops, among, 4, seed=3))
+    assert not np.array_equal(found, morphs(crops, among, 6, seed=4))
     textured = toy_crops()[0]
-    assert not any((one == two).all() for one in morphs(textured, 3, 0) for two in textured)
+    made = morphs(textured, np.arange(len(textured)), 3, seed=0)
+    assert not any((one == two).all() for one in made for two in textured)
+
+
+def test_morphs_are_of_the_crops_at_the_given_places():
+    black, white = plain(0, 0, 0), plain(255, 255, 255)
+    crops = np.stack([black, white, black])
+    assert morphs(crops, np.array([0, 2]), 8, seed=3).max() == 0
+    assert morphs(crops, np.array([0, 1]), 8, seed=3).max() > 0

@@ -10,7 +10,15 @@ from facefoundry.alignment import Detector
 from facefoundry.digests import sha256_of
 from facefoundry.errors import FoundryError
 from facefoundry.images import encode_jpeg
-from facefoundry.synthesis import GENERATORS, build_generator, face_rng, mobile_stylegan, stylegan
+from facefoundry.synthesis import (
+    GENERATORS,
+    Face,
+    build_generator,
+    face_rng,
+    mobile_stylegan,
+    stylegan,
+)
+from facefoundry.synthesis.import_faces import ImportFaces
 from facefoundry.synthesis.mobile_stylegan import ENGINES
 from facefoundry.synthesis.run import synthesize
 
@@ -170,13 +178,26 @@ def test_bad_folders_and_images_name_themselves(tmp_path: Path, capsys):
 def test_a_mix_shares_identities_by_weight(tmp_path: Path):
     one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
     parts = {name: {"name": "import", "root": str(root)} for name, root in (("x", one), ("y", two))}
-    mix = build_generator("mix", parts=parts, weights={"x": 1, "y": 3})
+    images = {"x": None, "y": None}
+    mix = build_generator("mix", parts=parts, weights={"x": 1, "y": 3}, images=images)
     assert mix.identities(8, 0) == ["x.ann", "y.ann", "x.bob", "y.bob"]  # the dear ones spread
     assert np.array_equal(
         mix.faces("y.bob", 2, 0)[1].image, mix.parts["y"].faces("bob", 2, 0)[1].image
     )
     with pytest.raises(FoundryError, match="one weight, 0 or more, for each of x, y"):
-        build_generator("mix", parts=parts, weights={"x": 1})
+        build_generator("mix", parts=parts, weights={"x": 1}, images=images)
+
+
+def test_a_mix_makes_so_many_images_as_its_part_is_told(tmp_path: Path, monkeypatch):
+    face = Face(np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(ImportFaces, "faces", lambda *arguments: [face] * arguments[2])
+    parts = {name: {"name": "import", "root": str(folder(tmp_path / name))} for name in "xy"}
+    weights = {"x": 1, "y": 1}
+    mix = build_generator("mix", parts=parts, weights=weights, images={"x": None, "y": 2})
+    assert [len(mix.faces(name, 1, 0)) for name in ("x.ann", "y.ann")] == [1, 2]
+    for wrong in ({"x": None}, {"x": None, "y": 0}):
+        with pytest.raises(FoundryError, match="images: need a number above 0, or null, for each"):
+            build_generator("mix", parts=parts, weights=weights, images=wrong)
 
 
 def test_a_part_of_weight_nought_is_not_built_and_owes_nothing(tmp_path: Path):
@@ -184,8 +205,9 @@ def test_a_part_of_weight_nought_is_not_built_and_owes_nothing(tmp_path: Path):
         "x": {"name": "import", "root": str(folder(tmp_path / "x"))},
         "gone": {"name": "diffusion", "model": str(tmp_path / "no such model")},
     }
-    mix = build_generator("mix", parts=parts, weights={"x": 2, "gone": 0})
+    images = {"x": None, "gone": None}
+    mix = build_generator("mix", parts=parts, weights={"x": 2, "gone": 0}, images=images)
     assert mix.identities(2, 0) == ["x.ann", "x.bob"]
     assert mix.licences == mix.parts["x"].licences
     with pytest.raises(FoundryError, match="no such model"):
-        build_generator("mix", parts=parts, weights={"x": 2, "gone": 1})
+        build_generator("mix", parts=parts, weights={"x": 2, "gone": 1}, images=images)

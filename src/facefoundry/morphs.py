@@ -46,12 +46,13 @@ def morph(first: Image, second: Image, rng: Random) -> Image:
     return bend(np.asarray(image), rng, rng.uniform(0, BEND))
 
 
-def morphs(crops: Crops, count: int, seed: int) -> Crops:
-    """`count` morphs of pairs drawn from crops (N, 112, 112, 3) uint8 RGB."""
+def morphs(crops: Crops, among: NDArray[np.int64], count: int, seed: int) -> Crops:
+    """`count` morphs of pairs of crops (N, 112, 112, 3) uint8 RGB, drawn from those at the places
+    `among`."""
     found = np.empty((count, *crops.shape[1:]), np.uint8)
     for number in track(range(count), "morphing faces", unit="images"):
         rng = np.random.default_rng([seed, number])
-        first, second = rng.choice(len(crops), 2, replace=False)
+        first, second = rng.choice(among, 2, replace=False)
         found[number] = morph(crops[first], crops[second], rng)
     return found
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from facefoundry.benchmarks import embed_images
-from facefoundry.data import NOBODY, Batch, Crops, TrainingData
+from facefoundry.data import NOBODY, Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.keeping import CACHE, atomic
 from facefoundry.licences import SFACE_TEACHER
@@ -119,7 +119,7 @@ def sface_teacher(
     embeddings, places = centres(embeddings, data.train.labels, averaged, share)
     count = others.pop("morphs")
     if count:
-        parents = data.train.crops[~averaged]  # of whom SFace's own answers count
+        parents = np.flatnonzero(~averaged)  # of whom SFace's own answers count
         data, more = with_morphs(data, parents, count, threads)
         places = torch.cat([places, len(embeddings) + torch.arange(count)])
         embeddings = torch.cat([embeddings, more])
@@ -165,14 +165,14 @@ def check_size(taught: int, size: int) -> None:
 
 
 def with_morphs(
-    data: TrainingData, parents: Crops, count: int, threads: int
+    data: TrainingData, parents: NDArray[np.int64], count: int, threads: int
 ) -> tuple[TrainingData, torch.Tensor]:
-    """The train crops and `count` morphs of the parents, and SFace's embeddings (count, D) of the
-    morphs.
+    """The train crops and `count` morphs of those at the parents' places, and SFace's embeddings
+    (count, D) of the morphs.
 
     The embeddings of morphs, minutes of work, are kept for the next distillation of these faces.
     """
-    made = morphs(parents, count, data.train.seed)
+    made = morphs(data.train.crops, parents, count, data.train.seed)
     kept = CACHE / "morphs" / f"{sha256(made.data).hexdigest()[:16]}.npy"
     if not kept.is_file():
         found = embed_images(sface(threads), made, flip=False, title="embedding morphs")

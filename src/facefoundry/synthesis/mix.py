@@ -31,9 +31,11 @@ class Mix:
             raise FoundryError(
                 f"generator.weights: need one weight, 0 or more, for each of {', '.join(parts)}"
             )
-        if set(parts) != set(images) or min(count or 1 for count in images.values()) < 1:
+        if set(parts) != set(images) or any(
+            count is not None and count < 1 for count in images.values()
+        ):
             raise FoundryError(
-                f"generator.images: need a number, 1 or more, or null for each of {', '.join(parts)}"
+                f"generator.images: need a number above 0, or null, for each of {', '.join(parts)}"
             )
         self.images = images
         self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
