@@ -4,9 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from facefoundry.alignment import TEMPLATE
 from facefoundry.benchmarks import Pairs
-from facefoundry.degradations import FACTORS, degrade_all, low_light, low_resolution, turn
+from facefoundry.degradations import FACTORS, degrade_all, low_light, low_resolution
 from facefoundry.robustness import robustness_metrics, sample_pairs
 
 
@@ -42,15 +41,6 @@ def test_low_light_has_the_noise_of_its_photons() -> None:
     linear = (found / 255) ** 2.2
     assert linear.mean() == pytest.approx(0.5, rel=0.03)
     assert linear.std() == pytest.approx(np.sqrt(30) / 60, rel=0.08)
-
-
-def test_a_turned_head_moves_the_nose_towards_one_eye_and_back_again() -> None:
-    turned = turn(TEMPLATE, np.radians(25))
-    before = TEMPLATE[2, 0] - TEMPLATE[:2, 0]
-    after = turned[2, 0] - turned[:2, 0]
-    assert abs(before.sum()) < 1 and after.sum() > 2  # nearer to the eye that turns away
-    np.testing.assert_array_equal(turned[:, 1], TEMPLATE[:, 1])
-    np.testing.assert_allclose(turn(turned, -np.radians(25)), TEMPLATE, atol=1e-3)
 
 
 def mean_colours(images: np.ndarray) -> np.ndarray:

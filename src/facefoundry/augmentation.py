@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from facefoundry.alignment import TEMPLATE
 from facefoundry.images import Image
+from facefoundry.turning import turned
 
 SENSOR_NOISE = (0.01, 0.08)  # standard deviation as a share of full scale
 MASK_HEIGHT = (0.0, 8.0)  # of the edge above the tip of the nose, in pixels of the crop
 LENS_WIDTH, LENS_HEIGHT = (13.0, 18.0), (8.0, 13.0)  # from the pupil to the rim
 LEAST_SHRUNK = 0.7  # of the side
+PITCH_SHARE = 1 / 3  # of the yaw
+TURN_STEP = 5.0  # degrees, so that few turns are computed
 DISTORTION = (-0.2, 0.2)  # k of r (1 + k r^2) with r = 1 in the corner: pincushion to barrel
 Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
@@ -31,7 +34,7 @@ Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
     """Compose (112, 112, 3) uint8 RGB -> the same shape from the values of conf/augmentation/."""
     side = 112
-    # one that never acts would draw a number all the same, and change every training before it
+    turn = Turn(options["turn_degrees"], p=options["turn"])
     lens = A.OpticalDistortion(
         DISTORTION,
         mode="fisheye",
@@ -41,6 +44,7 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
     return A.Compose(
         [
             A.HorizontalFlip(p=options["flip"]),
+            *acting(turn),
             SurgicalMask(p=options["mask"]),
             Sunglasses(p=options["sunglasses"]),
             A.Affine(
@@ -50,7 +54,7 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
                 border_mode=cv2.BORDER_REPLICATE,
                 p=options["affine"],
             ),
-            *([lens] if lens.p else []),
+            *acting(lens),
             A.RandomBrightnessContrast(
                 options["brightness"], options["contrast"], p=options["tone"]
             ),
@@ -75,10 +79,34 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
     )
 
 
+def acting(transform: A.BasicTransform) -> list[A.BasicTransform]:
+    """The transform; none that never acts, which would draw a number all the same, and change every
+    training from before there was one."""
+    return [transform] if transform.p else []
+
+
 def augment(transform: A.Compose, image: Image, seed: int) -> Image:
     """The augmented image: the same for the same image and seed, whoever runs it and when."""
     transform.set_random_seed(seed)
     return np.asarray(transform(image=image)["image"])
+
+
+class Turn(A.ImageOnlyTransform):
+    """The head turned by up to `degrees` to either side, and up or down by a third of that."""
+
+    def __init__(self, degrees: float, p: float) -> None:
+        super().__init__(p=p)
+        self.degrees = degrees
+
+    def apply(self, img: Image, **params: Any) -> Image:
+        return turned(img, *draw_turn(self.degrees, self.random_generator))
+
+
+def draw_turn(degrees: float, rng: np.random.Generator) -> tuple[float, float]:
+    """A yaw of up to `degrees` and a pitch of up to a third of that, in whole steps."""
+    limits = np.array([degrees, degrees * PITCH_SHARE])
+    yaw, pitch = TURN_STEP * np.round(rng.uniform(-limits, limits) / TURN_STEP)
+    return float(yaw), float(pitch)
 
 
 class SurgicalMask(A.ImageOnlyTransform):

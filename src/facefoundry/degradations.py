@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from facefoundry.alignment import TEMPLATE, Landmarks, warp
 from facefoundry.augmentation import mask_outline, paint, sunglasses_outlines
 from facefoundry.benchmarks import Images
 from facefoundry.images import Image, decode_image, encode_jpeg
+from facefoundry.turning import turned
 
 Degrade = Callable[[Image, float, np.random.Generator], Image]
 
-HEAD_CENTRE, HEAD_WIDTH, HEAD_HEIGHT = (56.0, 60.0), 54.0, 72.0  # half axes, in the crop's pixels
 PHOTONS = 600.0  # that a white pixel receives in full light
 
 
@@ -68,27 +67,8 @@ def jpeg(image: Image, level: float, rng: np.random.Generator) -> Image:
 
 
 def yaw(image: Image, level: float, rng: np.random.Generator) -> Image:
-    """level: degrees by which the head turns further, left or right. An ellipsoid stands for the
-    head, what it hides is smeared from its edge, and the face is aligned anew."""
-    angle = np.radians(level) * rng.choice([-1.0, 1.0])
-    x, y = np.meshgrid(np.arange(image.shape[1]), np.arange(image.shape[0]))
-    points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    from_x, from_y = turn(points, -angle).T.reshape(2, *x.shape)
-    turned = cv2.remap(image, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return warp(np.asarray(turned), turn(TEMPLATE, angle))
-
-
-def turn(points: Landmarks, angle_rad: float) -> Landmarks:
-    """Where points (N, 2) on the front of the head come to lie when it turns about its vertical
-    axis; points beside the head stay, and those that turn out of sight stop at its edge."""
-    x, y = (points - np.array(HEAD_CENTRE)).T
-    half = HEAD_WIDTH * np.sqrt(np.clip(1 - (y / HEAD_HEIGHT) ** 2, 1e-6, None))
-    on_head = np.abs(x) < half
-    longitude = np.arcsin(np.clip(x / half, -1, 1)) + angle_rad
-    moved = half * np.sin(np.clip(longitude, -np.pi / 2, np.pi / 2))
-    return np.stack([np.where(on_head, moved, x), y], axis=1).astype(np.float32) + np.array(
-        HEAD_CENTRE, np.float32
-    )
+    """level: degrees by which the head turns further, left or right (see `turned`)."""
+    return turned(image, level * rng.choice([-1.0, 1.0]))
 
 
 FACTORS = {

@@ -24,11 +24,13 @@ from facefoundry.augmentation import (
     MASK_HEIGHT,
     SENSOR_NOISE,
     Outline,
+    draw_turn,
     mask_outline,
     sunglasses_outlines,
 )
+from facefoundry.turning import sources
 
-SHAPES = 64  # of masks and of sunglasses, from which each image's is drawn
+SHAPES = 64  # of turns, of masks and of sunglasses, from which each image's is drawn
 SIDES = 8  # to which images are reduced at most in one batch
 
 
@@ -45,9 +47,11 @@ class Augmentation(nn.Module):
             sunglasses_outlines(rng.uniform(*LENS_WIDTH), rng.uniform(*LENS_HEIGHT))
             for _ in range(SHAPES)
         ]
+        turns = [draw_turn(options["turn_degrees"], rng) for _ in range(SHAPES)]
         tone, degrees, shift = options["tone"], options["rotate_degrees"], options["shift"]
         self.effects = nn.Sequential(
             K.RandomHorizontalFlip(p=options["flip"]),
+            *([Turned(turns, options["turn"])] if options["turn"] else []),
             Covered(masks, 1.0, options["mask"]),
             Covered(glasses, 0.2, options["sunglasses"]),
             K.RandomAffine(
@@ -95,6 +99,22 @@ class Effect(nn.Module):
 
     def change(self, images: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+class Turned(Effect):
+    """Heads turned by (yaw, pitch) in degrees, one of `turns` for each."""
+
+    grids: Tensor
+
+    def __init__(self, turns: list[tuple[float, float]], p: float) -> None:
+        super().__init__(p)
+        places = np.stack([np.stack(sources(*turn), axis=-1) for turn in turns])
+        self.register_buffer("grids", torch.from_numpy(2 * places / (SIZE - 1) - 1))
+
+    def change(self, images: Tensor) -> Tensor:
+        which = torch.randint(len(self.grids), (len(images),), device=images.device)
+        grid = self.grids[which]
+        return functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
 
 
 class Covered(Effect):
