@@ -94,6 +94,29 @@ def test_heads_are_compared_by_their_true_angles(monkeypatch, capsys):
     assert "| SFace | " in printed
 
 
+def test_photographs_angles_are_read_off_their_faces(monkeypatch, tmp_path):
+    """Rendered heads in place of photographs: their true angles are known."""
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    import numpy as np
+    from pose import heads, photographs
+
+    from facefoundry.images import encode_jpeg
+
+    truth = heads(4, 10, 5, 0.25)
+    for place, crop in enumerate(truth.crops):
+        (tmp_path / f"{place}.jpg").write_bytes(encode_jpeg(crop))
+    following = [(a, a + 1) for a in range(39) if a % 10 < 9]
+    pairs = [f"{a}.jpg,{b}.jpg,1,{a % 2}" for a, b in following] + ["0.jpg,39.jpg,0,0"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b,same,fold", *pairs]))
+    found = photographs(tmp_path)
+    assert len(found.yaw) > 35
+    rows = [int(np.argmin(np.abs(truth.crops.astype(int) - c).sum((1, 2, 3)))) for c in found.crops]
+    assert np.corrcoef(found.yaw, truth.yaw[rows])[0, 1] ** 2 > 0.85
+    assert np.abs(np.abs(found.yaw) - np.abs(truth.yaw[rows])).mean() < 10
+    same = found.labels[:, None] == found.labels
+    assert np.array_equal(same, truth.labels[rows][:, None] == truth.labels[rows])
+
+
 def test_curves_are_drawn_against_steps_and_against_identities(monkeypatch, tmp_path):
     """Trainings of 5 and of 9 identities; only at step 2 were all judged."""
     monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))

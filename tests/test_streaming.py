@@ -26,7 +26,7 @@ from facefoundry.references import sface
 from facefoundry.samplers import EpochSampler, Shares
 from facefoundry.streaming import mover
 from facefoundry.streaming.aligner import Aligner
-from facefoundry.streaming.augmentation import Augmentation
+from facefoundry.streaming.augmentation import Augmentation, Turned
 from facefoundry.streaming.loader import FixedPool, pool_loader
 from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
@@ -36,6 +36,7 @@ from facefoundry.streaming.puller import Puller
 from facefoundry.streaming.sight import AIM, ALIKE, Sight
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
+from facefoundry.turning import turned
 
 TINY = {"name": "stylegan", "cut": 64, "fit_images": 12, "engine": "openvino"}
 CPU = torch.device("cpu")
@@ -205,7 +206,7 @@ def test_no_augmentation_changes_nothing_and_a_seed_repeats_all_others():
 
 
 @pytest.mark.parametrize(
-    "effect", ["mask", "sunglasses", "lens_distortion", "noise", "low_resolution"]
+    "effect", ["turn", "mask", "sunglasses", "lens_distortion", "noise", "low_resolution"]
 )
 def test_an_effect_meets_its_share_of_the_rows(effect: str):
     planes = toy_planes()
@@ -229,6 +230,15 @@ def test_its_lens_is_that_of_the_cpu(monkeypatch):
     difference = found[0].permute(1, 2, 0).numpy().astype(int) - expected
     assert np.abs(expected - smooth.astype(int)).max() > 10
     assert np.abs(difference).max() <= 3
+
+
+def test_its_turns_are_those_of_the_cpu():
+    crops = toy_crops()[0][:4]
+    turn = Turned([(30.0, -10.0)], p=1.0)
+    found = turn(torch.from_numpy(crops).permute(0, 3, 1, 2).float()).permute(0, 2, 3, 1)
+    expected = np.stack([turned(crop, 30.0, -10.0) for crop in crops])
+    assert np.abs(found.numpy() - expected).max() <= 3
+    assert np.abs(expected.astype(int) - crops).mean() > 5
 
 
 def batches(count: int, size: int = 8, steps: int = 5) -> Shares:

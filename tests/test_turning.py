@@ -7,7 +7,7 @@ import pytest
 from facefoundry.alignment import SIZE, TEMPLATE, similarity_transform
 from facefoundry.augmentation import augment, build_augmentation, draw_turn
 from facefoundry.stage import composed, plain
-from facefoundry.turning import landmarks_after, rotation, sources, surface, turned
+from facefoundry.turning import landmarks_after, pose_of, rotation, sources, surface, turned
 
 NONE = plain(composed("train", ["augmentation=none"]))["augmentation"]
 
@@ -65,6 +65,14 @@ def test_the_surface_is_a_face() -> None:
     }
     assert at["nose"] > at["mouth"] > at["eye"] > at["ear"]
     assert 12 < at["nose"] - at["eye"] < 20
+
+
+@pytest.mark.parametrize("pose", [(0, 0), (-30, 10), (52.5, -5)])
+def test_a_pose_is_found_in_any_image(pose: tuple[float, float]) -> None:
+    """The image is twice as large, tilted and elsewhere."""
+    tilt = 2 * np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+    points = landmarks_after(rotation(*pose)) @ tilt.T + (40, -7)
+    assert pose_of(points.astype(np.float32)) == pose
 
 
 def test_a_turn_too_far_is_refused() -> None:

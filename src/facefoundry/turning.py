@@ -112,3 +112,25 @@ def landmarks_after(turn: Floats) -> Landmarks:
     """Where the template's five points come to lie, (5, 2), before the new alignment."""
     points = np.column_stack([TEMPLATE, surface(TEMPLATE[:, 0], TEMPLATE[:, 1])])
     return ((points - AXIS) @ turn.T + AXIS)[:, :2].astype(np.float32)
+
+
+def pose_of(landmarks: Landmarks) -> tuple[float, float]:
+    """Yaw and pitch in degrees, to 2.5, of the turned face whose five points, aligned, lie nearest
+    to these (5, 2) in the pixels of any image."""
+    poses, shapes = turned_shapes()
+    distance = np.square(shapes - _aligned(landmarks)).sum(axis=(1, 2))
+    yaw, pitch = poses[distance.argmin()]
+    return float(yaw), float(pitch)
+
+
+@cache
+def turned_shapes() -> tuple[Floats, Floats]:
+    """Poses (K, 2) in degrees and the aligned landmarks (K, 5, 2) of each."""
+    yaws, pitches = np.arange(-STEEPEST, STEEPEST + 1, 2.5), np.arange(-30, 31, 2.5)
+    poses = np.array([(yaw, pitch) for yaw in yaws for pitch in pitches])
+    return poses, np.stack([_aligned(landmarks_after(rotation(*pose))) for pose in poses])
+
+
+def _aligned(landmarks: Landmarks) -> Floats:
+    matrix = similarity_transform(landmarks)
+    return np.asarray(landmarks @ matrix[:, :2].T + matrix[:, 2])
