@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facefoundry.alignment import SIZE, TEMPLATE, similarity_transform
+from facefoundry.alignment import SIZE, TEMPLATE, warp_landmarks
 from facefoundry.augmentation import augment, build_augmentation, draw_turn
 from facefoundry.stage import composed, plain
 from facefoundry.turning import landmarks_after, pose_of, rotation, sources, surface, turned
@@ -26,9 +26,7 @@ def test_no_turn_is_the_picture() -> None:
 def test_the_five_points_are_taken_from_where_they_were(angles: tuple[float, float]) -> None:
     """The way there is a matrix, the way back a search along rays. The far eye and the far corner
     of the mouth may be hidden."""
-    after = landmarks_after(rotation(*angles))
-    matrix = similarity_transform(after)
-    places = after @ matrix[:, :2].T + matrix[:, 2]
+    places = warp_landmarks(landmarks_after(rotation(*angles)))
     x, y = sources(*angles)
     back = [
         [cv2.remap(plane, *np.float32(place)[:, None, None], cv2.INTER_LINEAR) for plane in (x, y)]

@@ -13,8 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from facefoundry.alignment import SIZE, TEMPLATE, Landmarks, similarity_transform
+from facefoundry.alignment import SIZE, TEMPLATE, Landmarks, similarity_transform, warp_landmarks
 from facefoundry.images import Image
 
 Floats = NDArray[np.floating[Any]]
@@ -22,12 +23,11 @@ Plane = NDArray[np.float32]
 
 # Of the face in the pixels of the crop, z towards the viewer; by least squares from MakeHuman's
 # head with the mean of its macros, to 4 pixels (root mean square) where it faces the viewer.
-EYES, MOUTH = TEMPLATE[:2].mean(axis=0), TEMPLATE[3:].mean(axis=0)
 MIDDLE, HALF_WIDTH, HALF_HEIGHT, HALF_DEPTH = (56.0, 58.0), 47.0, 86.0, 65.0
 FRONT = 10.0  # of the ellipsoid
 NOSE_HEIGHT, NOSE_WIDTH, NOSE_ROOT, NOSE_TIP = 7.0, 4.5, 46.0, 75.0
 SOCKET_DEPTH, SOCKET_WIDTH = 4.0, 15.0
-MOUTH_HEIGHT, MOUTH_SIZE = 6.0, (14.0, 12.0)
+MOUTH_HEIGHT, MOUTH_SIZE, MOUTH_Y = 6.0, (14.0, 12.0), TEMPLATE[3:, 1].mean()
 
 AXIS = np.array([*MIDDLE, -30.0])  # about which a head turns
 MARGIN = 40  # around the crop, until which there is more than the plane
@@ -96,16 +96,13 @@ def surface(x: Floats, y: Floats) -> Floats:
     for eye in TEMPLATE[:2]:
         away = (x - eye[0]) ** 2 + (y - eye[1]) ** 2
         height = height - SOCKET_DEPTH * np.exp(-away / SOCKET_WIDTH**2)
-    mouth = (dx / MOUTH_SIZE[0]) ** 2 + ((y - MOUTH[1]) / MOUTH_SIZE[1]) ** 2
+    mouth = (dx / MOUTH_SIZE[0]) ** 2 + ((y - MOUTH_Y) / MOUTH_SIZE[1]) ** 2
     return np.asarray(height + MOUTH_HEIGHT * np.exp(-mouth))
 
 
 def rotation(yaw: float, pitch: float) -> Floats:
     """(3, 3), of column vectors; degrees."""
-    a, b = np.radians([yaw, pitch])
-    about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
-    return np.asarray(about_x @ about_y)
+    return Rotation.from_euler("yx", [yaw, -pitch], degrees=True).as_matrix()
 
 
 def landmarks_after(turn: Floats) -> Landmarks:
@@ -118,7 +115,7 @@ def pose_of(landmarks: Landmarks) -> tuple[float, float]:
     """Yaw and pitch in degrees, to 2.5, of the turned face whose five points, aligned, lie nearest
     to these (5, 2) in the pixels of any image."""
     poses, shapes = turned_shapes()
-    distance = np.square(shapes - _aligned(landmarks)).sum(axis=(1, 2))
+    distance = np.square(shapes - warp_landmarks(landmarks)).sum(axis=(1, 2))
     yaw, pitch = poses[distance.argmin()]
     return float(yaw), float(pitch)
 
@@ -128,9 +125,4 @@ def turned_shapes() -> tuple[Floats, Floats]:
     """Poses (K, 2) in degrees and the aligned landmarks (K, 5, 2) of each."""
     yaws, pitches = np.arange(-STEEPEST, STEEPEST + 1, 2.5), np.arange(-30, 31, 2.5)
     poses = np.array([(yaw, pitch) for yaw in yaws for pitch in pitches])
-    return poses, np.stack([_aligned(landmarks_after(rotation(*pose))) for pose in poses])
-
-
-def _aligned(landmarks: Landmarks) -> Floats:
-    matrix = similarity_transform(landmarks)
-    return np.asarray(landmarks @ matrix[:, :2].T + matrix[:, 2])
+    return poses, np.stack([warp_landmarks(landmarks_after(rotation(*pose))) for pose in poses])
