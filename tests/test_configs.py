@@ -17,6 +17,7 @@ from facefoundry.params import PARAMS, check_choices, check_params, knob, known_
 from facefoundry.profile import read_profile
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
+DISTILL = Path("conf/distill.yaml")
 PROFILES = sorted(path.stem for path in (ROOT / "conf/profile").glob("*.yaml"))
 GROUPS = [
     (path.parent.name, path.stem)
@@ -176,6 +177,16 @@ def test_a_profile_changes_its_knobs_and_nothing_else(tmp_path: Path, monkeypatc
         check_params(stage)
         composed(stage)
     run_in(project, "dvc", "repro", "--dry", "--single-item", "synthesize")
+
+
+def test_of_several_profiles_a_later_one_counts(project):
+    run_in(project, "python", "-m", "facefoundry.profile", "distilled", "further")
+    of_both = [leaves(yaml.safe_load(path.read_text())) for path in (PARAMS, DISTILL)]
+    first, then = read_profile("distilled"), read_profile("further")
+    assert first[PARAMS]["distill.steps"] != then[PARAMS]["distill.steps"]
+    for found, path in zip(of_both, (PARAMS, DISTILL), strict=True):
+        expected = first[path] | then[path]
+        assert {key: found[key] for key in expected} == expected
 
 
 def test_a_profile_that_is_not_there_or_misspells_a_knob_is_refused(project):

@@ -3,7 +3,7 @@ and `conf/curate.yaml:min_images` for one that is not a headline.
 
 `python -m facefoundry.profile clean` writes them into the files they are of, where `git diff` shows
 them and `git checkout params.yaml conf` takes them back; `make repro PROFILE=clean` then runs the
-pipeline.
+pipeline. Of several, a later one's knobs count.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", help="a file of conf/profile, without .yaml")
+    parser.add_argument("names", nargs="+", help="files of conf/profile, without .yaml")
     try:
-        write_profile(read_profile(parser.parse_args().name))
+        for profile in [read_profile(name) for name in parser.parse_args().names]:
+            write_profile(profile)
     except FoundryError as error:
         sys.exit(str(error))
