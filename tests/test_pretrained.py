@@ -11,11 +11,11 @@ from hosts import HOSTS
 from onnx.reference import ReferenceEvaluator
 
 from facefoundry.alignment import Detector, warp
-from facefoundry.export import cosines
+from facefoundry.export import check_parity, cosines
 from facefoundry.images import read_image
 from facefoundry.inference import Recognizer
 from facefoundry.licences import enforce
-from facefoundry.model_dir import CARD, read_spec
+from facefoundry.model_dir import CARD, load_model, read_spec
 from facefoundry.onnx_file import read_metadata, to_input
 from facefoundry.release import FILES, LIMITS
 
@@ -56,6 +56,13 @@ def test_the_recognizer_tells_identities_apart(name: str):
     scores = similarity[left, right]
     assert len(set(rows)) > 3
     assert scores[same].mean() > scores[~same].mean() + 0.2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_weights_to_go_on_from_are_those_of_the_file(name: str):
+    folder = ROOT / "pretrained" / name
+    backbone, _ = load_model(folder)
+    assert check_parity(backbone, folder / "model.onnx", faces()[0])["min"] >= 0.99999
 
 
 @cache

@@ -24,6 +24,7 @@ def run(tmp_path: Path) -> Path:
         "models/quantize/student.int8.onnx": "i8",
         "models/quantize/metrics.json": json.dumps(METRICS),
         "models/distill/model.json": "{}",
+        "models/distill/model.safetensors": "weights",
         "models/distill/MODEL_CARD.md": "# A card\n",
         "params.yaml": "seed: 0\n",
     }
@@ -36,7 +37,8 @@ def run(tmp_path: Path) -> Path:
 def test_a_release_has_both_files_the_figures_and_the_params(run: Path):
     found = release("small", run, run / "pretrained")
     assert {path.name for path in found.iterdir()} == {
-        *("model.onnx", "model.int8.onnx", "model.json", "MODEL_CARD.md", "params.yaml")
+        *("model.onnx", "model.int8.onnx", "model.safetensors", "model.json"),
+        *("MODEL_CARD.md", "params.yaml"),
     }
     card = (found / "MODEL_CARD.md").read_text()
     assert card.startswith("# A card")

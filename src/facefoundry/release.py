@@ -1,4 +1,5 @@
-"""A run's student as a model to ship: two ONNX files, what made them, and what they reached."""
+"""A run's student as a model to ship: two ONNX files, the weights to go on from, what made them,
+and what they reached."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 from facefoundry.deploy import FP32, INT8
 from facefoundry.errors import FoundryError
 from facefoundry.model_card import table
-from facefoundry.model_dir import CARD, SPEC
+from facefoundry.model_dir import CARD, SPEC, WEIGHTS
 from facefoundry.results import STAGES, percent, percent_with_deviation, pick, read_json, size
 
 PRETRAINED = Path("pretrained")
@@ -39,7 +40,8 @@ def release(name: str, root: Path = Path(), out: Path = PRETRAINED) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for source, copy in FILES.items():
         shutil.copy(quantized / source, target / copy)
-    shutil.copy(distilled / SPEC, target / SPEC)
+    for file in (SPEC, WEIGHTS):
+        shutil.copy(distilled / file, target / file)
     shutil.copy(root / "params.yaml", target / "params.yaml")
     changes = git(root, "diff", "HEAD", "--", "conf")  # those of a profile, say
     (target / CHANGES).unlink(missing_ok=True)
