@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -351,7 +352,7 @@ def test_no_command_of_the_readme_is_left_out(pipeline: Path):
     assert run_here <= commands
     assert commands - make - run_here <= elsewhere
     for line in make:  # this suite runs inside one of them; here: each is a target that would run
-        assert run_in(pipeline, *line.split(), "--dry-run").stdout
+        assert run_in(pipeline, *shlex.split(line), "--dry-run").stdout
 
 
 def test_the_code_of_the_readme_runs(pipeline: Path):
