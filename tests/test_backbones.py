@@ -36,6 +36,7 @@ PUBLISHED = [
     ("vit", {"size": "small"}, 512, None, 5740),
     ("small_resnet", {}, 128, 0.775, 82.6),
     ("small_resnet", {"blocks": [1, 2, 1]}, 128, 0.461, 53.7),
+    ("small_resnet", {"blocks": [3, 3, 2], "fine": 16}, 128, 0.871, 115.8),
 ]
 
 
@@ -240,6 +241,31 @@ def test_a_student_starts_from_its_teachers_layers():
     assert start_from(student, teacher) == len(student.state_dict())
     weight = "stages.2.0.body.0.0.weight"
     assert torch.equal(student.state_dict()[weight], teacher.state_dict()[weight])
+
+
+def test_a_larger_student_starts_as_its_teacher_and_learns_on():
+    torch.manual_seed(0)
+    small = {"widths": [8, 16, 24], "head": 32, "embedding_size": 16}
+    teacher = build_backbone("small_resnet", **small)
+    images = torch.rand(8, 3, 112, 112) * 2 - 1
+    for _ in range(3):
+        teacher(images)  # statistics of its own
+    student = build_backbone("small_resnet", **small, blocks=[3, 2, 4], fine=7)
+    start_from(student, teacher)
+    with torch.no_grad():
+        expected, found = teacher.eval()(images), student.eval()(images)
+    assert torch.allclose(found, expected, atol=1e-3)
+    student.train()(images).square().sum().backward()
+    gradients = {name: weight.grad.abs().max() for name, weight in student.named_parameters()}
+    assert gradients["stem.2.0.weight"] > 0 and gradients["stages.0.2.body.2.1.weight"] > 0
+    assert student.stem[2][0].weight.grad[:, 6].abs().max() > 0  # of the channel that waited
+
+
+def test_a_fine_stem_takes_nothing_from_another_width():
+    student = build_backbone("small_resnet", widths=[8, 16, 24], fine=8)
+    before = student.stem[2][0].weight.clone()
+    start_from(student, build_backbone("small_resnet"))
+    assert torch.equal(student.stem[2][0].weight, before)
 
 
 def test_only_layers_of_the_same_shape_are_taken():

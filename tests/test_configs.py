@@ -136,7 +136,7 @@ def test_an_empty_import_folder_and_a_corrupt_image_stop_the_stage(project):
 
 def test_an_option_that_is_not_there_is_one_line_with_the_valid_ones(project):
     line = fails_with_one_line(project, "stages.train", "backbone=resnet9000")
-    assert "backbone=resnet9000: not one of iresnet100, iresnet18" in line
+    assert "backbone=resnet9000: not one of fine_resnet, iresnet100" in line
     check_choices(
         ["loss=arcface,softmax", "hydra/launcher=joblib", "steps=3", "loss=glob(*)", "-m"]
     )

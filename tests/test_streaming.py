@@ -464,6 +464,7 @@ TEACHING = {
     "among": 99,
     "labels": 0.1,
     "averaged": [],
+    "averaging": 1.0,
 }
 
 
@@ -484,9 +485,6 @@ def test_a_student_learns_from_a_stream(tmp_path: Path, monkeypatch):
     assert len(pool.crops) == 34 and licences == ()
     with pytest.raises(FoundryError, match=r"embedding_size: 64 cannot follow teacher: sface"):
         streamed(options, data, 64, nn.Identity())
-    drawn = options | {"sface": options["sface"] | {"averaged": ["render"]}}
-    with pytest.raises(FoundryError, match=r"sface\.averaged: a stream's answers"):
-        streamed(drawn, data, DIMENSIONS, nn.Identity())
     student = build_backbone("small_resnet", widths=[8] * 3, head=16, embedding_size=DIMENSIONS)
     module = DistillerModule(
         student,
@@ -518,6 +516,30 @@ def test_a_network_of_ours_answers_a_stream_too(tmp_path: Path, monkeypatch):
     pool, teacher, _ = streamed(options, toy_data(), 16, own)
     assert torch.allclose(pool.targets[:24], found, atol=1e-5)
     assert torch.equal(teacher.head.centres, pool.targets)
+
+
+class Clock(Mean):
+    """A teacher: the brightness as the hour of a clock, in the first two dimensions."""
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        angle = 2 * torch.pi * super().forward(crops)[:, :1] / 255
+        return functional.pad(torch.cat([angle.cos(), angle.sin()], 1), (0, DIMENSIONS - 2))
+
+
+def test_heads_beside_a_stream_are_answered_by_their_mean(monkeypatch):
+    monkeypatch.setattr("facefoundry.streaming.pool.streaming_nets", lambda _: (Counter(), Odd()))
+    monkeypatch.setattr("facefoundry.streaming.pool.SFace", Clock)
+    data = toy_data()  # two identities of six renders, two of six painted faces
+    averaged = TEACHING | {"averaged": ["render"]}
+    options = {"teacher": "sface", "policy": "none", "stream": STREAM, "sface": averaged}
+    pool, teacher, _ = streamed(options, data, DIMENSIONS, nn.Identity())
+    own = Clock()(toy_planes())
+    means = [functional.normalize(own[rows].sum(0), dim=0) for rows in (range(6), range(6, 12))]
+    expected = torch.cat([torch.stack(means).repeat_interleave(6, 0), own[12:]])
+    assert torch.allclose(pool.targets[:24], expected, atol=1e-6)
+    assert torch.equal(teacher.head.centres, pool.targets)
+    with pytest.raises(FoundryError, match=r"sface\.averaged: 'dream' made none"):
+        streamed(options | {"sface": averaged | {"averaged": ["dream"]}}, data, 128, nn.Identity())
 
 
 class Tens(nn.Module):

@@ -14,7 +14,6 @@ from torch import nn
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
-from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.model_dir import WEIGHTS, load_model
 from facefoundry.pruning import pruned_student, pruning_cost
@@ -24,7 +23,9 @@ from facefoundry.teachers import (
     LiveTeacher,
     RecordedTeacher,
     Teacher,
+    centres,
     check_size,
+    made_by,
     sface_teacher,
     taught_by,
     teacher_licences,
@@ -97,12 +98,11 @@ def streamed(
     """Faces that are made while the student learns, what the teacher makes of each, and the
     licences that they add.
 
-    size: of the embeddings that are to be learnt. trained: the teacher `own`. Raises FoundryError
-    where the size is not SFace's that is to teach, for answers to average, or without Kornia.
+    Answers to the train faces are averaged as without a stream. size: of the embeddings that are
+    to be learnt. trained: the teacher `own`. Raises FoundryError where the size is not SFace's that
+    is to teach, where a generator to average made no face, or without Kornia.
     """
     check_kornia("stream.faces")
-    if options["sface"]["averaged"]:
-        raise FoundryError("sface.averaged: a stream's answers are each face's own; set it to []")
     from facefoundry.streaming import pool as pools  # imports Kornia
 
     if options["teacher"] == "sface":
@@ -112,6 +112,10 @@ def streamed(
     answers = pools.SFace() if options["teacher"] == "sface" else pools.Own(trained)
     nets = painter, aligner, answers
     pool = pools.open_pool(options["stream"], nets, data.train.crops, size)
+    averaged = made_by(options["sface"]["averaged"], data.generators)
+    own = pool.targets[: len(averaged)]
+    drawn, places = centres(own.cpu(), data.train.labels, averaged, options["sface"]["averaging"])
+    own.copy_(drawn[places])
     asked = {key: options["sface"][key] for key in ("scale", "margin_cos", "regression", "among")}
     teacher = RecordedTeacher(pool.targets, **asked)
     # what the pool writes down from now on is what the teacher asks for
