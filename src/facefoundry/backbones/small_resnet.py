@@ -15,6 +15,8 @@ from torch import nn
 
 from facefoundry.backbones.layers import Embedding, conv_bn
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions, with `inner` channels between them, and a shortcut."""
@@ -83,8 +85,8 @@ class SmallResNet(nn.Module):
         Blocks that come after its last are nothing beside their shortcut. Of a fine stem six
         channels are the average, of each colour above and below zero, and the others wait.
         """
-        for stage, given in zip(self.stages, smaller.stages, strict=True):
-            for block in list(stage.children())[len(list(given.children())) :]:
+        for stage, given in zip(self.stages, smaller.blocks, strict=True):
+            for block in list(stage.children())[given:]:
                 nn.init.zeros_(_layers(block, nn.BatchNorm2d)[-1].weight)
         *half, conv = _layers(self.stem, nn.Conv2d)
         colours = _layers(smaller.stem, nn.Conv2d)[-1].weight
@@ -96,9 +98,6 @@ class SmallResNet(nn.Module):
         conv.weight.zero_()[:, :6] = torch.cat([colours, -colours], 1)
         norms = [_layers(net.stem, nn.BatchNorm2d)[-1] for net in (self, smaller)]
         norms[0].load_state_dict(norms[1].state_dict())
-
-
-Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def _layers(module: nn.Module, kind: type[Layer]) -> list[Layer]:
