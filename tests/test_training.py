@@ -366,7 +366,15 @@ def test_heads_are_answered_by_their_mean_and_have_no_morphs(tmp_path: Path, mon
     assert teacher.places[:12].tolist() == [0] * 6 + [1] * 6
     assert teacher.places[12:].tolist() == list(range(2, 17))
     assert np.array_equal(more.train.crops[24:], morphs(crops, np.arange(12, 24), 3, seed=0))
-    with pytest.raises(FoundryError, match=r"sface\.averaged: 'dream' made none.*render, stylegan"):
+    absent = options | {"averaged": ["hub"]}
+    passed_over, teacher = sface_teacher(absent, toy_data(), 128, threads=1)
+    assert len(teacher.head.centres) == 24 + 3
+    assert np.array_equal(passed_over.train.crops[24:], morphs(crops, np.arange(24), 3, seed=0))
+    both = options | {"averaged": ["render", "stylegan"]}
+    alone, teacher = sface_teacher(both, toy_data(), 128, threads=1)
+    assert len(teacher.head.centres) == 4 + 3  # with nobody else, their own faces are morphed
+    assert np.array_equal(alone.train.crops, passed_over.train.crops)
+    with pytest.raises(FoundryError, match=r"sface\.averaged: 'dream' is no generator; .*render"):
         sface_teacher(options | {"averaged": ["dream"]}, toy_data(), 128, threads=1)
 
 

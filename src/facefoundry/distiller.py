@@ -100,7 +100,7 @@ def streamed(
 
     Answers to the train faces are averaged as without a stream. size: of the embeddings that are
     to be learnt. trained: the teacher `own`. Raises FoundryError where the size is not SFace's that
-    is to teach, where a generator to average made no face, or without Kornia.
+    is to teach, for a name in `averaged` that is no generator's, or without Kornia.
     """
     check_kornia("stream.faces")
     from facefoundry.streaming import pool as pools  # imports Kornia

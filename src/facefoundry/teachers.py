@@ -26,6 +26,7 @@ from facefoundry.licences import SFACE_TEACHER
 from facefoundry.losses import CosFace
 from facefoundry.morphs import morphs
 from facefoundry.references import sface
+from facefoundry.synthesis import GENERATORS
 from facefoundry.weights import sface_path
 
 
@@ -109,7 +110,7 @@ def sface_teacher(
     """By the values of conf/sface.yaml; the data with the morphs that were asked for.
 
     size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's,
-    where curation kept no embeddings, or where a generator to average made no face.
+    where curation kept no embeddings, or for a name in `averaged` that is no generator's.
     """
     others = {key: value for key, value in options.items() if key != "labels"}
     embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
@@ -119,7 +120,8 @@ def sface_teacher(
     embeddings, places = centres(embeddings, data.train.labels, averaged, share)
     count = others.pop("morphs")
     if count:
-        parents = np.flatnonzero(~averaged)  # of whom SFace's own answers count
+        own = ~averaged | averaged.all()
+        parents = np.flatnonzero(own)  # of whom SFace's own answers count, where there are any
         data, more = with_morphs(data, parents, count, threads)
         places = torch.cat([places, len(embeddings) + torch.arange(count)])
         embeddings = torch.cat([embeddings, more])
@@ -127,12 +129,14 @@ def sface_teacher(
 
 
 def made_by(names: Sequence[str], generators: Sequence[str]) -> NDArray[np.bool_]:
-    """Which of the images are by generators of these names. Raises FoundryError for one that made
-    none of them."""
-    unknown = sorted(set(names) - set(generators))
+    """Which of the images are by generators of these names; none of one that made no image.
+
+    Raises FoundryError for a name that is no generator's.
+    """
+    unknown = sorted(set(names) - {*GENERATORS, *generators})
     if unknown:
-        known = ", ".join(sorted(set(generators)))
-        raise FoundryError(f"sface.averaged: '{unknown[0]}' made none of the faces; {known} did")
+        known = ", ".join(sorted(GENERATORS))
+        raise FoundryError(f"sface.averaged: '{unknown[0]}' is no generator; {known} are")
     return np.isin(generators, names)
 
 
