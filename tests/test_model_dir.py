@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from facefoundry import model_dir
 from facefoundry.errors import FoundryError
-from facefoundry.model_dir import ModelSpec, load_model, save_model
+from facefoundry.model_dir import ModelSpec, load_model, origin, save_model
 
 SPEC = ModelSpec(
     architecture="pair",
@@ -93,6 +94,22 @@ def test_card_tells_what_the_spec_tells(saved: Path) -> None:
     assert "| 1e-06 | - | - |" in card
     assert "| weights | Apache-2.0 |  |  | made here |" in card
     assert "| data | noise \\| with a bar and a line |" in card
+    assert "Where it started" not in card
+
+
+def test_card_names_all_that_the_weights_started_from(tmp_path: Path) -> None:
+    spec, names = SPEC, ("first", "second", "third")
+    for steps, name in enumerate(names, start=1):
+        options = {"teacher": "own", "loss": {"loss": "arcface"}, "steps": steps, "seed": 7}
+        known = {"options": options, "data": {"images": 10 * steps}}
+        before = {"start": origin(tmp_path / names[steps - 2], spec)} if steps > 1 else {}
+        spec = replace(SPEC, provenance=known | before)
+        save_model(tmp_path / name, Pair(4, 3), spec)
+    weights = sha256((tmp_path / "first/model.safetensors").read_bytes()).hexdigest()
+    card = (tmp_path / "third/MODEL_CARD.md").read_text()
+    assert f'/first | {weights} | arcface | own | 1 | - | 7 | {{"images": 10}} |' in card
+    assert card.index("/second | ") < card.index("/first | ")
+    assert "/third |" not in card and card.count('"images": 10') == 1
 
 
 @pytest.mark.parametrize(

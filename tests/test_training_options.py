@@ -148,10 +148,10 @@ def test_a_training_starts_from_a_model_directory(tmp_path: Path):
     chain = [{"name": "w", "kind": "weights", "licence": "MIT", "source": "s"}]
     save_model(tmp_path, given, ModelSpec("small_resnet", 16, arguments, licences=chain))
     backbone = build_backbone("small_resnet", **NARROW)
-    licences, digest = initialise(backbone, tmp_path)
+    licences, start = initialise(backbone, tmp_path)
     assert all(torch.equal(backbone.state_dict()[k], v) for k, v in given.state_dict().items())
     assert licences == load_model(tmp_path)[1].licences
-    assert len(digest) == 64
+    assert start["model"] == str(tmp_path) and len(start["weights_sha256"]) == 64
     with pytest.raises(FoundryError, match="small_resnet that shares no layer with the backbone"):
         initialise(without_batch_statistics(), tmp_path)
 

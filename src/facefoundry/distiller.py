@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
 from facefoundry.licences import enforce, merged
-from facefoundry.model_dir import WEIGHTS, load_model
+from facefoundry.model_dir import load_model, origin
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.resumable import LogMetrics
 from facefoundry.streaming import check_kornia
@@ -75,7 +74,7 @@ def distill_student(
         )
     options = dict(options) | {
         "embedding_size": spec.embedding_size,
-        "model_sha256": sha256((model / WEIGHTS).read_bytes()).hexdigest(),
+        "start": origin(model, spec),
     }
 
     def distil(student: nn.Module, options: dict[str, Any]) -> dict[str, Any]:

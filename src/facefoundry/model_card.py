@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facefoundry.licences import FIELDS
+from facefoundry.results import pick
 
 
 def model_card(spec: Mapping[str, Any], parameters: int, weight_bytes: int) -> str:
@@ -18,6 +19,7 @@ def model_card(spec: Mapping[str, Any], parameters: int, weight_bytes: int) -> s
         f"## Model\n\n{_model(spec, parameters, weight_bytes)}",
         f"## Thresholds\n\n{_thresholds(spec['thresholds'])}",
         f"## Provenance\n\n{_provenance(spec['provenance'])}",
+        *_starts(spec["provenance"]),
         f"## Licence chain\n\n{licence_table(spec['licences'])}",
         f"## Use and limits\n\n{LIMITS}",
         f"## How to load\n\n{LOAD}",
@@ -87,8 +89,27 @@ def _provenance(values: Mapping[str, Any]) -> str:
         return "Not recorded."
     return table(
         ("", "value"),
-        [(key, v if isinstance(v, str) else json.dumps(v)) for key, v in values.items()],
+        [
+            (key, value if isinstance(value, str) else json.dumps(value))
+            for key, value in values.items()
+            if key != "start"
+        ],
     )
+
+
+def _starts(provenance: Mapping[str, Any]) -> list[str]:
+    """The models that the weights started from, the last first; nothing for weights by chance."""
+    rows = []
+    start = provenance.get("start")
+    while isinstance(start, Mapping):
+        before = start.get("provenance")
+        options = pick(before, "options")
+        told = [pick(options, key) for key in ("teacher", "steps", "batch_size", "seed")]
+        loss, data = pick(options, "loss", "loss"), json.dumps(pick(before, "data"))
+        rows.append([start.get("model"), start.get("weights_sha256"), loss, *told, data])
+        start = pick(before, "start")
+    names = ("model", "its weights' sha256", "loss", "teacher", "steps", "of", "seed", "data")
+    return [f"## Where it started\n\n{table(names, rows)}"] if rows else []
 
 
 def licence_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ class ModelSpec:
     colour_order: str = "RGB"
     mean: float = 127.5
     std: float = 127.5
+
+
+def origin(directory: Path, spec: ModelSpec) -> dict[str, Any]:
+    """For the provenance of a model that starts from the one in `directory`: where that one's
+    weights came from in their turn."""
+    digest = sha256((directory / WEIGHTS).read_bytes()).hexdigest()
+    return {"model": str(directory), "weights_sha256": digest, "provenance": spec.provenance}
 
 
 def save_model(directory: Path, backbone: nn.Module, spec: ModelSpec) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from facefoundry.data import NOBODY, Batch, TrainingData
 from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
 from facefoundry.losses import build_head
-from facefoundry.model_dir import WEIGHTS, load_model
+from facefoundry.model_dir import load_model, origin
 from facefoundry.resumable import LogMetrics
 from facefoundry.samplers import choose_sampling
 from facefoundry.streaming import check_kornia
@@ -99,8 +98,8 @@ def train_recognizer(
     backbone = build_backbone(**options["backbone"], embedding_size=size)
     chain: Chain = []
     if options["init_from"]:
-        chain, digest = initialise(backbone, Path(options["init_from"]))
-        options = options | {"init_from_sha256": digest}
+        chain, start = initialise(backbone, Path(options["init_from"]))
+        options = options | {"start": start}
     outside = taught_by("train", options["teacher"], ("none", "sface")) == "sface"
     chain = merged(chain, teacher_licences(options["teacher"]))
     enforce(options["policy"], merged(data.licences, chain))
@@ -156,12 +155,13 @@ def pool_for(augment_on: str, data: TrainingData) -> FixedPool | None:
     return FixedPool.of(data.train.crops, data.train.labels, torch_device())
 
 
-def initialise(backbone: nn.Module, model: Path) -> tuple[Chain, str]:
-    """Give `backbone` the weights of a model directory; return its licences and its hash."""
+def initialise(backbone: nn.Module, model: Path) -> tuple[Chain, dict[str, Any]]:
+    """Give `backbone` the weights of a model directory; return its licences and what it is to
+    those who start from it."""
     trained, spec = load_model(model)
     if not start_from(backbone, trained):
         raise FoundryError(
             f"init_from: {model} is a {spec.architecture} that shares no layer with the backbone;"
             " choose the backbone it was trained with"
         )
-    return spec.licences, sha256((model / WEIGHTS).read_bytes()).hexdigest()
+    return spec.licences, origin(model, spec)

@@ -57,9 +57,13 @@ def train(
 
 
 def provenance(options: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:
-    """What made the weights: data by hash, and every option."""
+    """What made the weights: data by hash, every option, and the `origin` that they started from,
+    if any."""
+    given = dict(options) | {"precision": resolve_precision(options["precision"])}
+    start = {"start": given.pop("start")} if "start" in given else {}
     return {
         "data": {"manifest_sha256": data.manifest_sha256, **data.counts},
-        "options": dict(options) | {"precision": resolve_precision(options["precision"])},
+        "options": given,
         "facefoundry": __version__,
+        **start,
     }
