@@ -1,6 +1,8 @@
 """What a training can be asked for beyond its default, each against what it should amount to."""
 
+import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -253,3 +255,26 @@ def test_the_page_names_every_loss_and_the_sampling_it_gets():
         (row,) = [line for line in page.splitlines() if re.match(rf"\|.*`{path.stem}`", line)]
         head = build_head(**yaml.safe_load(path.read_text()), identities=3, embedding_size=8)
         assert f"`{head.sampling}`" in row or (head.sampling is None and "any;" in row)
+
+
+FAULTS = """
+import resource, sys
+from facefoundry.trainers import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for turn in range(12):
+    bytearray(b"x") * 64_000_000
+    if turn == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide themselves")
+def test_a_training_is_not_given_the_same_memory_page_by_page_in_every_step():
+    faults = {}
+    for way in ("given back", "kept"):
+        command = [sys.executable, "-c", FAULTS, way]
+        faults[way] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert faults["given back"] > 300  # ten blocks, in pages of 2 MB at the largest
+    assert faults["kept"] < faults["given back"] / 10
