@@ -72,7 +72,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed from now on, where it is the C library.
 
     Every step asks for the same large blocks as the last; given back in between, each page of them
-    must be cleared by the system again, which takes a sixth of a step (benchmarks/heap.py).
+    must be cleared by the system again, about a tenth of a step (benchmarks/heap.py).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
