@@ -1,4 +1,4 @@
-"""What a training step gains where the C library keeps freed memory (src/facefoundry/trainers.py).
+"""What a training step gains where the C library keeps freed memory (src/facefoundry/heap.py).
 
 Run: python benchmarks/heap.py [--backbone fine_resnet] [--threads 1] [--batch 64] [--rounds 3]
 The two take turns, each time in a new process, so that a neighbour's load falls on both alike.
@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from facefoundry.backbones import build_backbone
+from facefoundry.heap import keep_freed_memory
 from facefoundry.precision import computes_bf16
-from facefoundry.trainers import keep_freed_memory
 
 STEPS = 15
 

@@ -259,7 +259,7 @@ def test_the_page_names_every_loss_and_the_sampling_it_gets():
 
 FAULTS = """
 import resource, sys
-from facefoundry.trainers import keep_freed_memory
+from facefoundry.heap import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 for turn in range(12):

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from facefoundry.data import Crops, normalise
 from facefoundry.export import to_input
+from facefoundry.heap import keep_freed_memory
 from facefoundry.progress import track
 
 RANGE_MEMORY = 0.9  # of the running minimum and maximum of an activation, for each batch
@@ -68,6 +69,7 @@ def finetune_quantized(
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", RoundedWeight())
     rng = np.random.default_rng(seed)
+    keep_freed_memory()
     for _ in track(range(steps), "fine-tuning for INT8", unit="steps"):
         images = _batch(crops, batch_size, rng)
         loss = (1 - functional.cosine_similarity(student(images), teacher(images))).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import sys
 import warnings
@@ -15,11 +14,10 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import ModelParallelStrategy
 
 from facefoundry.errors import FoundryError
+from facefoundry.heap import keep_freed_memory
 from facefoundry.precision import resolve_precision
 
 STRATEGIES = ("auto", "ddp", "fsdp")
-# glibc's names for: how many free bytes go back to the system, and from how many on each block does
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 # its device table and its advertisements; errors still come as exceptions
 for _name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
@@ -66,15 +64,3 @@ def build_trainer(options: Mapping[str, Any], steps: int) -> pl.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed from now on, where it is the C library.
-
-    Every step asks for the same large blocks as the last; given back in between, each page of them
-    must be cleared by the system again, about a tenth of a step (benchmarks/heap.py).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(MMAP_THRESHOLD, 2**30)
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
