@@ -206,7 +206,8 @@ def test_no_augmentation_changes_nothing_and_a_seed_repeats_all_others():
 
 
 @pytest.mark.parametrize(
-    "effect", ["turn", "mask", "sunglasses", "lens_distortion", "noise", "low_resolution"]
+    "effect",
+    ["turn", "mask", "sunglasses", "lens_distortion", "tone_curve", "noise", "low_resolution"],
 )
 def test_an_effect_meets_its_share_of_the_rows(effect: str):
     planes = toy_planes()
@@ -230,6 +231,29 @@ def test_its_lens_is_that_of_the_cpu(monkeypatch):
     difference = found[0].permute(1, 2, 0).numpy().astype(int) - expected
     assert np.abs(expected - smooth.astype(int)).max() > 10
     assert np.abs(difference).max() <= 3
+
+
+def test_its_tone_curve_and_white_balance_are_those_of_the_cpu(monkeypatch):
+    """The curve unmoved; the colours of a grey under one light or another."""
+    for module in ("facefoundry.augmentation", "facefoundry.streaming.augmentation"):
+        monkeypatch.setattr(f"{module}.CURVE", 0.0)
+    options = NONE | {"flip": 0.0, "tone_curve": 1.0}
+    greys = np.repeat(np.arange(256, dtype=np.uint8), 147).reshape(112, 112, 3)
+    expected = augment(build_augmentation(options), greys, 0).astype(int)
+    found = Augmentation(options)(torch.from_numpy(greys.transpose(2, 0, 1).copy())[None])
+    assert np.abs(expected - greys).max() > 3
+    assert np.abs(found[0].permute(1, 2, 0).numpy() - expected).max() <= 1
+
+    options = NONE | {"flip": 0.0, "white_balance": 1.0}
+    middle = np.full((112, 112, 3), 100, np.uint8)
+    transform = build_augmentation(options)
+    cpu = np.stack([augment(transform, middle, seed)[0, 0] for seed in range(200)]).astype(float)
+    torch.manual_seed(0)
+    lit = Augmentation(options)(torch.full((200, 3, 112, 112), 100, dtype=torch.uint8))
+    colours = lit[..., 0, 0].numpy().astype(float)
+    nearest = np.linalg.norm(colours[:, None] - cpu, axis=2).min(1)
+    assert np.mean(nearest < 5) > 0.9
+    assert np.ptp(colours[:, 0]) > 50 and np.ptp(colours[:, 2]) > 50
 
 
 def test_its_turns_are_those_of_the_cpu():

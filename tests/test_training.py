@@ -110,6 +110,26 @@ def test_a_lens_bends_straight_lines_and_leaves_the_middle():
     assert len({view.tobytes() for view in bent}) == 4
 
 
+def test_a_tone_curve_keeps_black_white_and_what_is_lighter_than_what():
+    transform = build_augmentation(NONE | {"flip": 0.0, "tone_curve": 1.0})
+    greys = np.repeat(np.arange(256, dtype=np.uint8), 147).reshape(112, 112, 3)
+    curves = [augment(transform, greys, seed).reshape(-1, 3)[::49] for seed in range(8)]
+    for curve in curves:
+        assert np.array_equal(curve[[0, -1]], [[0] * 3, [255] * 3])
+        assert np.all(np.diff(curve.astype(int), axis=0) >= 0)
+        assert np.all(curve == curve[:, :1])
+    assert np.std([curve[128, 0] for curve in curves]) > 10
+
+
+def test_white_balance_weighs_red_against_blue():
+    transform = build_augmentation(NONE | {"flip": 0.0, "white_balance": 1.0})
+    grey = np.full((112, 112, 3), 100, np.uint8)
+    lights = np.stack([augment(transform, grey, seed) for seed in range(8)])
+    red, green, blue = lights.reshape(8, -1, 3)[:, 0].T.astype(int)
+    assert np.all(lights == lights[:, :1, :1]) and np.all(green == 100)
+    assert np.all((red > 100) == (blue < 100)) and len(set(red)) > 4
+
+
 def test_noise_is_about_the_image():
     transform = build_augmentation(NONE | {"flip": 0.0, "noise": 1.0})
     grey = np.full((112, 112, 3), 128, np.uint8)

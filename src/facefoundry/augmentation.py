@@ -27,6 +27,7 @@ LENS_WIDTH, LENS_HEIGHT = (13.0, 18.0), (8.0, 13.0)  # from the pupil to the rim
 LEAST_SHRUNK = 0.7  # of the side
 PITCH_SHARE = 1 / 3  # of the yaw
 TURN_STEP = 5.0  # degrees, so that few turns are computed
+CURVE = 0.25  # standard deviation of a tone curve's two inner points, as a share of full scale
 DISTORTION = (-0.2, 0.2)  # k of r (1 + k r^2) with r = 1 in the corner: pincushion to barrel
 Outline = NDArray[np.floating[Any]]  # (N, 2) x, y in pixels
 
@@ -55,6 +56,8 @@ def build_augmentation(options: Mapping[str, Any]) -> A.Compose:
                 p=options["affine"],
             ),
             *acting(lens),
+            *acting(A.RandomToneCurve(CURVE, p=options["tone_curve"])),
+            *acting(A.PlanckianJitter(p=options["white_balance"])),
             A.RandomBrightnessContrast(
                 options["brightness"], options["contrast"], p=options["tone"]
             ),

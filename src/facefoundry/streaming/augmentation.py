@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from facefoundry.alignment import SIZE
 from facefoundry.augmentation import (
+    CURVE,
     DISTORTION,
     LEAST_SHRUNK,
     LENS_HEIGHT,
@@ -48,6 +49,7 @@ class Augmentation(nn.Module):
             for _ in range(SHAPES)
         ]
         turns = [draw_turn(options["turn_degrees"], rng) for _ in range(SHAPES)]
+        curve, balance = options["tone_curve"], options["white_balance"]
         tone, degrees, shift = options["tone"], options["rotate_degrees"], options["shift"]
         self.effects = nn.Sequential(
             K.RandomHorizontalFlip(p=options["flip"]),
@@ -62,6 +64,8 @@ class Augmentation(nn.Module):
                 p=options["affine"],
             ),
             LensDistortion(options["lens_distortion"]),
+            *([ToneCurve(curve)] if curve else []),
+            *([K.RandomPlanckianJitter(p=balance)] if balance else []),
             K.ColorJiggle(options["brightness"], options["contrast"], p=tone),
             K.ColorJiggle(0.08, 0.0, 0.4, 12 / 180, p=options["hue_saturation"]),
             K.RandomGrayscale(p=options["grey"]),
@@ -143,6 +147,16 @@ class LensDistortion(Effect):
         grid = functional.affine_grid(still, list(images.shape), align_corners=False)
         bent = grid * (1 + k * grid.square().sum(3, keepdim=True) / 2)
         return functional.grid_sample(images, bent, padding_mode="border", align_corners=False)
+
+
+class ToneCurve(Effect):
+    """A cubic Bezier curve from 0 to 1 over an image's values, its inner points moved at random."""
+
+    def change(self, images: Tensor) -> Tensor:
+        moved = torch.randn(2, len(images), 1, 1, 1, device=images.device) * CURVE
+        low, high = (0.25 + moved[0]).clamp(0, 1), (0.75 + moved[1]).clamp(0, 1)
+        rest = 1 - images
+        return 3 * rest**2 * images * low + 3 * rest * images**2 * high + images**3
 
 
 class SensorNoise(Effect):
