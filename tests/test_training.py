@@ -394,8 +394,9 @@ def test_heads_are_answered_by_their_mean_and_have_no_morphs(tmp_path: Path, mon
     alone, teacher = sface_teacher(both, toy_data(), 128, threads=1)
     assert len(teacher.head.centres) == 4 + 3  # with nobody else, their own faces are morphed
     assert np.array_equal(alone.train.crops, passed_over.train.crops)
-    with pytest.raises(FoundryError, match=r"sface\.averaged: 'dream' is no generator; .*render"):
-        sface_teacher(options | {"averaged": ["dream"]}, toy_data(), 128, threads=1)
+    for name in ("dream", "mix"):
+        with pytest.raises(FoundryError, match=rf"sface\.averaged: .* '{name}', but by .*render"):
+            sface_teacher(options | {"averaged": [name]}, toy_data(), 128, threads=1)
 
 
 def test_labels_and_a_recorded_teacher_train_together_with_morphs(

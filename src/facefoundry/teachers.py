@@ -131,12 +131,13 @@ def sface_teacher(
 def made_by(names: Sequence[str], generators: Sequence[str]) -> NDArray[np.bool_]:
     """Which of the images are by generators of these names; none of one that made no image.
 
-    Raises FoundryError for a name that is no generator's.
+    Raises FoundryError for a name that is no generator's, or `mix`, whose images are its parts'.
     """
-    unknown = sorted(set(names) - {*GENERATORS, *generators})
+    makers = {*GENERATORS} - {"mix"}
+    unknown = sorted(set(names) - {*makers, *generators})
     if unknown:
-        known = ", ".join(sorted(GENERATORS))
-        raise FoundryError(f"sface.averaged: '{unknown[0]}' is no generator; {known} are")
+        known = ", ".join(sorted(makers))
+        raise FoundryError(f"sface.averaged: no image is made by '{unknown[0]}', but by {known}")
     return np.isin(generators, names)
 
 
