@@ -243,10 +243,10 @@ def test_commands_of_the_page_are_taken(project, command):
         done = CliRunner().invoke(build_app(), [*command.split()[1:], "--help"])
         assert done.exit_code == 0
         return
-    arguments = command.split("-m stages.train ")[1].removeprefix("-m ").split()
+    stage, *arguments = command.split("-m stages.")[1].replace(" -m ", " ").split()
     check_choices(arguments)
     first = [re.sub(r",[^=]*$", "", argument) for argument in arguments]  # of a sweep
-    composed("train", *first)  # refuses keys that conf/ does not have
+    composed(stage, *first)  # refuses keys that conf/ does not have
 
 
 def test_the_page_names_every_loss_and_the_sampling_it_gets():

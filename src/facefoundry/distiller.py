@@ -13,17 +13,20 @@ from torch import nn
 from facefoundry.backbones import build_backbone
 from facefoundry.backbones.transfer import start_from
 from facefoundry.data import Batch, TrainingData
+from facefoundry.errors import FoundryError
 from facefoundry.licences import enforce, merged
-from facefoundry.model_dir import load_model, origin
+from facefoundry.model_dir import load_model, origin, read_spec, weights_sha256
 from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.resumable import LogMetrics
 from facefoundry.streaming import check_kornia
 from facefoundry.teachers import (
+    ASKED,
     LiveTeacher,
     RecordedTeacher,
     Teacher,
     centres,
     check_size,
+    ensemble_teacher,
     made_by,
     sface_teacher,
     taught_by,
@@ -52,13 +55,17 @@ def distill_student(
 ) -> dict[str, Any]:
     """Distil by the values of conf/distill.yaml, write the model directory, return the metrics.
 
-    Raises FoundryError for an unknown teacher, or one that breaks the policy.
+    Raises FoundryError for an unknown teacher, one that breaks the policy, or models beside one
+    that is not `own`.
     """
     outside = taught_by("distill", options["teacher"], ("own", "sface")) == "sface"
     data = TrainingData.read(faces, options["augmentation"], options["seed"])
-    model = Path(options["model"])
+    model, beside = Path(options["model"]), [Path(other) for other in options["beside"]]
+    if beside and (outside or options["stream"]["faces"]):
+        raise FoundryError("distill.beside: only for teacher: own without a stream")
     trained, spec = load_model(model)
-    chain = merged(spec.licences, teacher_licences(options["teacher"]))
+    others = [read_spec(directory).licences for directory in beside]
+    chain = merged(spec.licences, teacher_licences(options["teacher"]), *others)
     enforce(options["policy"], merged(data.licences, chain))
     pl.seed_everything(options["seed"], verbose=False)
     student = build_backbone(**options["backbone"], embedding_size=spec.embedding_size)
@@ -72,8 +79,11 @@ def distill_student(
         data, teacher = sface_teacher(
             options["sface"], data, spec.embedding_size, options["workers"]
         )
+    elif beside:
+        teacher = ensemble_teacher(options["sface"], data, [model, *beside], options["workers"])
     options = dict(options) | {
         "embedding_size": spec.embedding_size,
+        "beside_sha256": [weights_sha256(directory) for directory in beside],
         "start": origin(model, spec),
     }
 
@@ -115,7 +125,7 @@ def streamed(
     own = pool.targets[: len(averaged)]
     drawn, places = centres(own.cpu(), data.train.labels, averaged, options["sface"]["averaging"])
     own.copy_(drawn[places])
-    asked = {key: options["sface"][key] for key in ("scale", "margin_cos", "regression", "among")}
+    asked = {key: options["sface"][key] for key in ASKED}
     teacher = RecordedTeacher(pool.targets, **asked)
     # what the pool writes down from now on is what the teacher asks for
     pool.targets = teacher.head.to(pool.targets.device).centres.data

@@ -62,8 +62,13 @@ class ModelSpec:
 def origin(directory: Path, spec: ModelSpec) -> dict[str, Any]:
     """For the provenance of a model that starts from the one in `directory`: where that one's
     weights came from in their turn."""
-    digest = sha256((directory / WEIGHTS).read_bytes()).hexdigest()
+    digest = weights_sha256(directory)
     return {"model": str(directory), "weights_sha256": digest, "provenance": spec.provenance}
+
+
+def weights_sha256(directory: Path) -> str:
+    """Of the weights as they are now: a sweep may train to the same place again."""
+    return sha256((directory / WEIGHTS).read_bytes()).hexdigest()
 
 
 def save_model(directory: Path, backbone: nn.Module, spec: ModelSpec) -> None:

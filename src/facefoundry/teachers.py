@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from facefoundry.benchmarks import embed_images
 from facefoundry.data import NOBODY, Batch, TrainingData
+from facefoundry.ensemble import embedded_together
 from facefoundry.errors import FoundryError
 from facefoundry.keeping import CACHE, atomic
 from facefoundry.licences import SFACE_TEACHER
@@ -28,6 +29,8 @@ from facefoundry.morphs import morphs
 from facefoundry.references import sface
 from facefoundry.synthesis import GENERATORS
 from facefoundry.weights import sface_path
+
+ASKED = ("scale", "margin_cos", "regression", "among")  # of conf/sface.yaml, of any recorded answer
 
 
 def taught_by(stage: str, teacher: str, known: Sequence[str]) -> str:
@@ -167,6 +170,18 @@ def check_size(taught: int, size: int) -> None:
             f"train.embedding_size: {size} cannot follow teacher: sface, which has"
             f" {taught}; set the one or train.teacher: none"
         )
+
+
+def ensemble_teacher(
+    options: Mapping[str, Any], data: TrainingData, models: Sequence[Path], threads: int
+) -> RecordedTeacher:
+    """What several models make of the train faces, by the values of conf/sface.yaml for answers
+    that are recorded. Raises FoundryError for a name in `averaged` that is no generator's, or a
+    model that cannot be read."""
+    averaged = made_by(options["averaged"], data.generators)
+    embeddings = embedded_together(models, data.train.crops, threads)
+    drawn, places = centres(embeddings, data.train.labels, averaged, options["averaging"])
+    return RecordedTeacher(drawn, places=places, **{key: options[key] for key in ASKED})
 
 
 def with_morphs(
