@@ -20,10 +20,10 @@ from facefoundry.pruning import pruned_student, pruning_cost
 from facefoundry.resumable import LogMetrics
 from facefoundry.streaming import check_kornia
 from facefoundry.teachers import (
-    ASKED,
     LiveTeacher,
     RecordedTeacher,
     Teacher,
+    asked,
     centres,
     check_size,
     ensemble_teacher,
@@ -125,8 +125,7 @@ def streamed(
     own = pool.targets[: len(averaged)]
     drawn, places = centres(own.cpu(), data.train.labels, averaged, options["sface"]["averaging"])
     own.copy_(drawn[places])
-    asked = {key: options["sface"][key] for key in ASKED}
-    teacher = RecordedTeacher(pool.targets, **asked)
+    teacher = RecordedTeacher(pool.targets, **asked(options["sface"]))
     # what the pool writes down from now on is what the teacher asks for
     pool.targets = teacher.head.to(pool.targets.device).centres.data
     return pool, teacher, painter.licences

@@ -30,8 +30,6 @@ from facefoundry.references import sface
 from facefoundry.synthesis import GENERATORS
 from facefoundry.weights import sface_path
 
-ASKED = ("scale", "margin_cos", "regression", "among")  # of conf/sface.yaml, of any recorded answer
-
 
 def taught_by(stage: str, teacher: str, known: Sequence[str]) -> str:
     """The teacher. Raises FoundryError where the stage does not know it."""
@@ -107,6 +105,11 @@ def away(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (1 - functional.cosine_similarity(student, target)).mean()
 
 
+def asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of conf/sface.yaml, what a RecordedTeacher of any answers is made with."""
+    return {key: options[key] for key in ("scale", "margin_cos", "regression", "among")}
+
+
 def sface_teacher(
     options: Mapping[str, Any], data: TrainingData, size: int, threads: int
 ) -> tuple[TrainingData, RecordedTeacher]:
@@ -115,20 +118,18 @@ def sface_teacher(
     size: of the embeddings that are to be learnt. Raises FoundryError where it is not SFace's,
     where curation kept no embeddings, or for a name in `averaged` that is no generator's.
     """
-    others = {key: value for key, value in options.items() if key != "labels"}
-    embeddings = recorded(Path(others.pop("embeddings")), data.image_ids)
+    embeddings = recorded(Path(options["embeddings"]), data.image_ids)
     check_size(embeddings.shape[1], size)
-    averaged = made_by(others.pop("averaged"), data.generators)
-    share = others.pop("averaging")
-    embeddings, places = centres(embeddings, data.train.labels, averaged, share)
-    count = others.pop("morphs")
+    averaged = made_by(options["averaged"], data.generators)
+    embeddings, places = centres(embeddings, data.train.labels, averaged, options["averaging"])
+    count = options["morphs"]
     if count:
         own = ~averaged | averaged.all()
         parents = np.flatnonzero(own)  # of whom SFace's own answers count, where there are any
         data, more = with_morphs(data, parents, count, threads)
         places = torch.cat([places, len(embeddings) + torch.arange(count)])
         embeddings = torch.cat([embeddings, more])
-    return data, RecordedTeacher(embeddings, places=places, **others)
+    return data, RecordedTeacher(embeddings, places=places, **asked(options))
 
 
 def made_by(names: Sequence[str], generators: Sequence[str]) -> NDArray[np.bool_]:
@@ -181,7 +182,7 @@ def ensemble_teacher(
     averaged = made_by(options["averaged"], data.generators)
     embeddings = embedded_together(models, data.train.crops, threads)
     drawn, places = centres(embeddings, data.train.labels, averaged, options["averaging"])
-    return RecordedTeacher(drawn, places=places, **{key: options[key] for key in ASKED})
+    return RecordedTeacher(drawn, places=places, **asked(options))
 
 
 def with_morphs(
