@@ -136,7 +136,7 @@ def test_landmarks_agree_with_a_detector(generator: Render) -> None:
 def _posed(generator: Render, identity: int = 0, **changes: float) -> tuple[np.ndarray, np.ndarray]:
     rng = face_rng(0, f"r{identity:06d}", -1)
     who = draw_identity(generator._studio.head, 0.2, rng)
-    texture = bake(generator._studio.canvas, who, rng)
+    texture = bake(generator._studio.canvas, who, 0.0, rng)
     look = draw_look(generator._studio.head, who, 1.0, generator.crop, 0.0, rng)
     calm = replace(look, units=0 * look.units, exposure=0.0, **changes)
     return render(generator._studio, who, texture, calm, generator.size, rng)
@@ -222,3 +222,29 @@ def test_a_crop_wider_than_the_image_is_refused() -> None:
 def test_days_outside_nought_to_one_are_refused() -> None:
     with pytest.raises(FoundryError, match=r"generator\.days: 2\.0 is not in 0\.\.1"):
         Render(days=2.0)
+
+
+def test_complexion_darkens_a_person_where_it_does_on_both_sides(generator: Render) -> None:
+    """Two textures of one person differ by the factor that was asked for, the same in all pictures
+    of the person and on both sides of the face, and by another in another person."""
+    canvas, head = generator._studio.canvas, generator._studio.head
+    who = draw_identity(head, 0.2, np.random.default_rng(0))
+    nose = np.abs(canvas.place[..., 0]) < 0.5
+    cheek = nose & (canvas.place[..., 2] > 0.9) & (canvas.lips == 0)
+    shades = []
+    for seed in (1, 1, 2):
+        even, uneven = (
+            bake(canvas, who, complexion, np.random.default_rng(seed))[..., 1].astype(float)
+            for complexion in (0.0, 0.2)
+        )
+        shades.append(2 * np.log(np.maximum(uneven, 1) / np.maximum(even, 1)))
+    np.testing.assert_array_equal(shades[0], shades[1])
+    assert 0.05 < shades[0][cheek].std() < 0.6
+    both = cheek & cheek[:, ::-1]
+    assert np.corrcoef(shades[0][both], shades[0][:, ::-1][both])[0, 1] > 0.95
+    assert abs(np.corrcoef(shades[0][cheek], shades[2][cheek])[0, 1]) < 0.95
+
+
+def test_complexion_outside_nought_to_one_is_refused() -> None:
+    with pytest.raises(FoundryError, match=r"generator\.complexion: 2\.0 is not in 0\.\.1"):
+        Render(complexion=2.0)

@@ -40,7 +40,8 @@ class Render:
     alignment cuts from it. spread: standard deviation of the shape axes of identities, 1 being the
     end of an axis. pose: scale of all head angles; at 1, two fifths of the yaws are spread evenly
     over +-60 degrees. days: how much skin, brows, hair and weight differ between the pictures of an
-    identity beyond what light and expression do; 0 not at all, 1 as over years.
+    identity beyond what light and expression do; 0 not at all, 1 as over years. complexion: how
+    unevenly dark a person's skin is, as the standard deviation of its log reflectance.
     """
 
     name = "render"
@@ -52,6 +53,7 @@ class Render:
         spread: float = 0.45,
         pose: float = 1.0,
         days: float = 0.0,
+        complexion: float = 0.0,
         cache: str | Path = CACHE,
     ) -> None:
         if not 0 < crop[0] <= crop[1] <= size:
@@ -62,7 +64,9 @@ class Render:
         if not 0 <= days <= 1:
             raise FoundryError(f"generator.days: {days} is not in 0..1")
         self.size, self.crop, self.spread, self.pose = size, (crop[0], crop[1]), spread, pose
-        self.days = days
+        if not 0 <= complexion <= 1:
+            raise FoundryError(f"generator.complexion: {complexion} is not in 0..1")
+        self.days, self.complexion = days, complexion
         head = load_head(Path(cache))
         self.licences = [
             replace(work, sha256=str(digest)).entry()
@@ -76,7 +80,7 @@ class Render:
     def faces(self, identity: str, count: int, seed: int) -> list[Face]:
         rng = face_rng(seed, identity, -1)
         who = draw_identity(self._studio.head, self.spread, rng)
-        texture = bake(self._studio.canvas, who, rng)
+        texture = bake(self._studio.canvas, who, self.complexion, rng)
         return [self._face(who, texture, face_rng(seed, identity, index)) for index in range(count)]
 
     def _face(self, who: Identity, texture: np.ndarray, rng: np.random.Generator) -> Face:

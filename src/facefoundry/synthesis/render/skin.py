@@ -20,13 +20,15 @@ WIDTH, HEIGHT = 512, 384
 CHANNELS = 11
 RED, GREEN, BLUE, GLOSS, SCALP, MOUSTACHE, JAW, SHADOW, LIPS, BLUSH, BROWS = range(CHANNELS)
 NOISES = 6
+SHADES = 8
 
 
 @dataclass(frozen=True)
 class Canvas:
     """What all identities share. place: (H, W, 3) position on the base mesh of each texel. lips,
     mouth: (H, W) masks 0..1. noises: (NOISES, H, W) tileable noise, mean 0, deviation 1: half
-    from coarse to fine, half fine only. strands: (256, 256) 0..1, tileable, stretched downwards.
+    from coarse to fine, half fine only. shades: (SHADES, H, W) the same, smooth. strands:
+    (256, 256) 0..1, tileable, stretched downwards.
     Then (H, W) strengths: warm of blood, pale, oily, sunken (by age), hollow, aged, freckled; and
     masks 0..1: moustache, jaw, and hairy, where no ear is. blank: (H, W, CHANNELS) uint8, a texture
     with the masks that all identities share."""
@@ -45,6 +47,7 @@ class Canvas:
     jaw: Floats
     hairy: Floats
     noises: Floats
+    shades: Floats
     strands: Floats
     blank: np.ndarray
 
@@ -56,6 +59,8 @@ def make_canvas(head: Head) -> Canvas:
     noises = [tileable_noise((HEIGHT, WIDTH), 1.2, 3, rng) for _ in range(half)]
     noises += [tileable_noise((HEIGHT, WIDTH), 0.3, 30, rng) for _ in range(NOISES - half)]
     strands = tileable_noise((256, 256), 0.35, 12, rng, stretch=14)
+    smooth = np.random.default_rng(2)
+    shades = [tileable_noise((HEIGHT, WIDTH), 1.8, 3, smooth) for _ in range(SHADES)]
     ranks = np.argsort(np.argsort(strands.ravel())).reshape(strands.shape) / strands.size
     lips, ears, mouth = (cv2.GaussianBlur(mask, (0, 0), 1.2) for mask in masks)
     moustache, jaw = (mask * (1 - lips) for mask in beard_masks(place))
@@ -80,6 +85,7 @@ def make_canvas(head: Head) -> Canvas:
         jaw=jaw,
         hairy=1 - smoothstep(0.2, 0.7, ears),
         noises=np.stack(noises),
+        shades=np.stack(shades),
         strands=ranks.astype(np.float32),
         blank=blank,
     )
@@ -183,12 +189,16 @@ def _spot(place: Floats, centre: tuple[float, float, float], radius: tuple[float
     return np.asarray(np.exp(-0.5 * (x * x + y * y + z * z)), np.float32)
 
 
-def bake(canvas: Canvas, who: Identity, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, CHANNELS) uint8: square roots of linear reflectance, gloss, masks; 0..1 times 255."""
+def bake(
+    canvas: Canvas, who: Identity, complexion: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(H, W, CHANNELS) uint8: square roots of linear reflectance, gloss, masks; 0..1 times 255.
+    complexion: see `Render`."""
     coarse, coarser, patch, fine, finer, finest = _shuffled(canvas.noises, rng)
     place = canvas.place
     blood = who.blood * canvas.warm - canvas.pale + 0.10 * who.blotch * coarse
     dark = _darkness(canvas, who) + 0.05 * who.blotch * coarser + 0.035 * fine
+    dark = dark + complexion * _complexion(canvas, rng.spawn(1)[0])
     spots = smoothstep(0.9, 1.8, finer + 0.4 * patch)
     dark = dark + 0.45 * who.freckles * canvas.freckled * spots
     for x, y, radius, strength in who.moles:
@@ -221,6 +231,15 @@ def _shuffled(noises: Floats, rng: np.random.Generator) -> list[Floats]:
         field = np.roll(noises[row], rng.integers(0, (HEIGHT, WIDTH)), axis=(0, 1))
         fields.append(field[:, ::-1] if rng.random() < 0.5 else field)
     return fields
+
+
+def _complexion(canvas: Canvas, rng: np.random.Generator) -> Floats:
+    """(H, W) where the front of a face is darker and lighter, left as right: mean 0, deviation
+    about 1, more in some people than in others."""
+    field = np.roll(canvas.shades[rng.integers(SHADES)], rng.integers(0, (HEIGHT, WIDTH)), (0, 1))
+    mirrored = field + field[:, ::-1]
+    front = smoothstep(0.2, 0.7, canvas.place[..., 2])
+    return np.asarray(rng.lognormal(0, 0.4) * front * mirrored / mirrored.std(), np.float32)
 
 
 def _warm(place: Floats, ears: Floats) -> Floats:
