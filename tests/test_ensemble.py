@@ -118,3 +118,19 @@ def test_no_other_model_teaches_beside_sface_or_a_stream(project: Path, override
     save_toy("other", 1)
     with pytest.raises(FoundryError, match=r"distill\.beside: only for teacher: own"):
         distilled(override)
+
+
+def test_the_mean_with_the_model_before_is_kept(project: Path):
+    """Two steps at a learning rate of nearly 0 leave the start, so the mean is half way to it."""
+    write_faces(project)
+    one, other = (load_model(save_toy(name, seed))[0] for seed, name in enumerate(("one", "other")))
+    alike = ("backbone=small_resnet", "backbone.widths=[8,8,8]", "backbone.head=16")
+    alike += ("steps=2", "optimizer.lr=1e-12")
+    student, spec = distilled(*alike, "average_with=other")
+    weights = dict(student.named_parameters())
+    for (name, first), second in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weights[name], (first + second) / 2, rtol=1e-3, atol=1e-4)
+    sha = sha256(Path("other/model.safetensors").read_bytes()).hexdigest()
+    assert spec.provenance["options"]["average_with_sha256"] == sha
+    with pytest.raises(FoundryError, match=r"distill\.average_with: not with distill\.prune"):
+        distilled(*alike, "average_with=other", "prune.share=0.5")

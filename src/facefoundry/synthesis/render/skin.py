@@ -189,9 +189,7 @@ def _spot(place: Floats, centre: tuple[float, float, float], radius: tuple[float
     return np.asarray(np.exp(-0.5 * (x * x + y * y + z * z)), np.float32)
 
 
-def bake(
-    canvas: Canvas, who: Identity, complexion: float, rng: np.random.Generator
-) -> np.ndarray:
+def bake(canvas: Canvas, who: Identity, complexion: float, rng: np.random.Generator) -> np.ndarray:
     """(H, W, CHANNELS) uint8: square roots of linear reflectance, gloss, masks; 0..1 times 255.
     complexion: see `Render`."""
     coarse, coarser, patch, fine, finer, finest = _shuffled(canvas.noises, rng)
