@@ -219,9 +219,10 @@ def test_a_crop_wider_than_the_image_is_refused() -> None:
         Render(size=100, crop=(90, 120))
 
 
-def test_days_outside_nought_to_one_are_refused() -> None:
-    with pytest.raises(FoundryError, match=r"generator\.days: 2\.0 is not in 0\.\.1"):
-        Render(days=2.0)
+@pytest.mark.parametrize("share", ["days", "complexion"])
+def test_days_and_complexion_outside_nought_to_one_are_refused(share: str) -> None:
+    with pytest.raises(FoundryError, match=rf"generator\.{share}: 2\.0 is not in 0\.\.1"):
+        Render(**{share: 2.0})
 
 
 def test_complexion_darkens_a_person_where_it_does_on_both_sides(generator: Render) -> None:
@@ -243,8 +244,3 @@ def test_complexion_darkens_a_person_where_it_does_on_both_sides(generator: Rend
     both = cheek & cheek[:, ::-1]
     assert np.corrcoef(shades[0][both], shades[0][:, ::-1][both])[0, 1] > 0.95
     assert abs(np.corrcoef(shades[0][cheek], shades[2][cheek])[0, 1]) < 0.95
-
-
-def test_complexion_outside_nought_to_one_is_refused() -> None:
-    with pytest.raises(FoundryError, match=r"generator\.complexion: 2\.0 is not in 0\.\.1"):
-        Render(complexion=2.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from facefoundry.errors import FoundryError
 
@@ -34,15 +35,5 @@ def average(network: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> 
     UAI 2018). It is left in evaluation mode."""
     for own, given in zip(network.parameters(), other.parameters(), strict=True):
         own.copy_((own + given.to(own.device)) / 2)
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-    network.train()
-    device = next(network.parameters()).device
-    for images in batches:
-        network(images.to(device))
+    update_bn(batches, network, next(network.parameters()).device)
     network.eval()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum

@@ -61,11 +61,10 @@ class Render:
                 f"generator.crop: {list(crop)} must be [least, greatest] with both in 1..{size},"
                 " the generator.size"
             )
-        if not 0 <= days <= 1:
-            raise FoundryError(f"generator.days: {days} is not in 0..1")
+        for name, value in (("days", days), ("complexion", complexion)):
+            if not 0 <= value <= 1:
+                raise FoundryError(f"generator.{name}: {value} is not in 0..1")
         self.size, self.crop, self.spread, self.pose = size, (crop[0], crop[1]), spread, pose
-        if not 0 <= complexion <= 1:
-            raise FoundryError(f"generator.complexion: {complexion} is not in 0..1")
         self.days, self.complexion = days, complexion
         head = load_head(Path(cache))
         self.licences = [
