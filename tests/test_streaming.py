@@ -33,7 +33,7 @@ from facefoundry.streaming.painter import Painter
 from facefoundry.streaming.people import PeoplePool, open_people, similar_to_earlier
 from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
 from facefoundry.streaming.puller import Puller
-from facefoundry.streaming.sight import AIM, ALIKE, Sight
+from facefoundry.streaming.sight import AIM, Sight, looks_of
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
 from facefoundry.turning import turned
@@ -301,17 +301,18 @@ class ToyPainter:
 
 
 class Looking(nn.Module):
-    """An aligner that leaves paintings as they are."""
+    """An aligner that paints each of 16 numbers as a square."""
 
     def landmarks(self, images: torch.Tensor) -> tuple[None, None]:
         return None, None
 
     def cut(self, images: torch.Tensor, landmarks: None) -> torch.Tensor:
-        return images
+        return functional.interpolate(images.unflatten(2, (4, 4)), size=112)
 
 
-def toy_judge(images: torch.Tensor) -> torch.Tensor:
-    return functional.normalize(images.mean(1)[:, :8] + images[:, 0, 4:12].tanh(), dim=1)
+def toy_judge(crops: torch.Tensor) -> torch.Tensor:
+    numbers = crops[:, :, 14::28, 14::28].flatten(2)
+    return functional.normalize(numbers.mean(1)[:, :8] + numbers[:, 0, 4:12].tanh(), dim=1)
 
 
 @pytest.fixture
@@ -335,7 +336,9 @@ def test_a_mover_begins_along_the_fitted_directions_and_leaves_the_yaw():
 
 def test_the_slope_is_that_of_what_is_wanted(painter, monkeypatch):
     """Against a difference along one direction, through StyleGAN, the alignment and SFace; where
-    the landmarks lie is taken as given."""
+    the landmarks lie is taken as given. No two pictures differ enough here."""
+    for name in ("ALIKE", "LOOKS"):
+        monkeypatch.setattr(f"facefoundry.streaming.sight.{name}", -1.0)
     torch.manual_seed(6)
     aligner = Aligner(256)
     sight = Sight(painter, aligner, SFace().as_it_is, 2)
@@ -350,12 +353,32 @@ def test_the_slope_is_that_of_what_is_wanted(painter, monkeypatch):
 
     def wanted(moves: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            seen = sight(start + moves @ painter.basis)
-        likeness = (seen[0] @ seen[1] - ALIKE).clamp(min=0)
-        return (seen * targets).sum(1).clamp(max=AIM).sum() - likeness
+            crops = sight.crops(start + moves @ painter.basis)
+            seen, own = (
+                functional.normalize(x - painter.common) for x in (sight.judge(crops), targets)
+            )
+            looks = looks_of(crops, sight.average)
+        return (
+            (seen * own).sum(1).clamp(max=AIM).sum()
+            - seen[0] @ seen[1]
+            - (looks[0] * looks[1]).sum()
+        )
 
     difference = wanted(moves + ahead) - wanted(moves - ahead)
     assert difference.item() == pytest.approx(2 * (slope * ahead).sum().item(), rel=0.1)
+
+
+def test_looks_are_compared_in_the_middle_and_around_it():
+    average, crops = torch.rand(1, 3, 112, 112) * 255, torch.rand(2, 3, 14, 14)
+    crops[1, :, 3:11, 3:11] = crops[0, :, 3:11, 3:11] * 2
+    crops = functional.interpolate(crops, size=112)
+    around = crops[0].clone()
+    around[:, 24:88, 24:88] = -crops[1, :, 24:88, 24:88]
+    looks = looks_of(torch.stack([*crops, around]) + average, average)
+    alike = (looks[0] * looks).sum(2)
+    assert alike[0].tolist() == pytest.approx([1, 1], abs=1e-4)
+    assert alike[1, 0].item() == pytest.approx(1, abs=1e-4) and alike[1, 1] < 0.9
+    assert alike[2].tolist() == pytest.approx([-1, 1], abs=1e-4)
 
 
 def test_a_mover_learns_to_pull_and_not_to_paint_one_picture(toy_sight):

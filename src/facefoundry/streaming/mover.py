@@ -5,9 +5,9 @@ stay the stranger's. A small network says in one go how a stranger's styles are 
 from the judge's gradient through the painter, on people and strangers drawn anew for every step,
 with no photograph in between (amortised optimisation: Amos, "Tutorial on amortized optimization",
 2023; for a StyleGAN's styles: Patashnik et al., "StyleCLIP", ICCV 2021). Left to itself it would
-paint one picture of each person, so two pictures are told to differ wherever they may. Others
-condition a generator on a recogniser's embedding to that end (Boutros et al., "IDiff-Face", ICCV
-2023; Kim et al., "DCFace", CVPR 2023).
+paint one picture of each person, so two pictures are told to differ, to the judge and in their
+colours. Others condition a generator on a recogniser's embedding to that end (Boutros et al.,
+"IDiff-Face", ICCV 2023; Kim et al., "DCFace", CVPR 2023).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def fit_mover(sight: Sight, images: int) -> Mover:
     """A mover that has learnt from so many pictures, or more to fill a batch; from the cache, where
     what is done is kept as well."""
     painter, steps = sight.painter, math.ceil(images / BATCH)
-    key = hashlib.sha256(f"1 {painter.key} {steps}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"2 {painter.key} {steps}".encode()).hexdigest()[:16]
     path = CACHE / f"mover-{key}.pt"
     factor = build_schedule(SCHEDULE | {"steps": steps})
     with torch.random.fork_rng():
