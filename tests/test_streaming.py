@@ -398,6 +398,19 @@ def test_a_mover_learns_to_pull_and_not_to_paint_one_picture(toy_sight):
     assert alike["after"] < 0.6
 
 
+def test_steps_of_the_gradient_bring_pictures_nearer_and_leave_the_yaw(toy_sight):
+    net = mover.Mover(toy_sight.painter)
+    people = toy_sight.painter.people(40).repeat_interleave(2, 0)
+    targets, cosines, coarse = toy_sight.people(people), [], []
+    for steps in range(3):
+        torch.manual_seed(5)
+        styles = Puller(toy_sight, net, steps).styles(people, targets)
+        cosines.append((toy_sight.own(toy_sight(styles)) * toy_sight.own(targets)).sum(1).mean())
+        coarse.append((styles[:, 0] - net.mean) @ net.white @ net.yaw)
+    assert cosines[0] + 0.02 < cosines[1] and cosines[1] + 0.02 < cosines[2]
+    assert torch.allclose(coarse[0], coarse[2], atol=1e-4)
+
+
 def test_a_mover_whose_training_was_killed_ends_as_if_it_had_not_been(toy_sight, monkeypatch):
     monkeypatch.setattr(mover, "KEPT_EVERY", 3)
     whole = mover.fit_mover(toy_sight, 8 * mover.BATCH).state_dict()
@@ -424,12 +437,12 @@ def test_a_generator_pulls_too(source, monkeypatch):
     licence chain."""
     monkeypatch.setattr(mover, "CACHE", stylegan.CACHE)
     monkeypatch.setattr(mover, "BATCH", 4)
-    pulling = build_generator(**TINY, pull=8)
+    pulling = build_generator(**TINY, pull=8, pull_steps=1)
     names = {entry["name"] for entry in pulling.licences}
     assert names == {stylegan.MOBILE.name, YUNET.name, SFACE.name}
     first = pulling.faces("s000001", 3, 0)
     monkeypatch.setattr(mover, "_learn", None)  # it has learnt
-    again = build_generator(**TINY, pull=8).faces("s000001", 3, 0)
+    again = build_generator(**TINY, pull=8, pull_steps=1).faces("s000001", 3, 0)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again, strict=True))
     assert np.abs(first[0].image.astype(int) - first[1].image).mean() > 15
 
@@ -675,14 +688,14 @@ def test_a_puller_learns_from_as_many_pictures_as_the_options_say(monkeypatch):
     learnt = []
     monkeypatch.setattr(
         "facefoundry.streaming.people.open_puller",
-        lambda nets, images: learnt.append(images) or Echo(),
+        lambda nets, images, steps: learnt.append((images, steps)) or Echo(),
     )
     kept = FixedPool.of(toy_crops()[0], np.repeat(np.arange(4), 6), CPU)
     for pull in (0, 800):
-        options = PEOPLE | {"generator": TINY | {"pull": pull}}
+        options = PEOPLE | {"generator": TINY | {"pull": pull, "pull_steps": 2}}
         pool = open_people(options, (Counter(), All(), Tens()), kept)
         assert isinstance(pool.puller, Echo) == (pull > 0)
-    assert learnt == [800]
+    assert learnt == [(800, 2)]
 
 
 def test_only_who_came_before_counts_as_similar():
@@ -714,7 +727,12 @@ def test_new_images_of_people_take_the_places_of_old_ones(monkeypatch):
     assert pool.counts["streamed"] == 12 + 8
 
 
-PEOPLE = {"identities": 40, "images": 4, "fresh": 0.5, "generator": TINY | {"pull": 0}} | RULES
+PEOPLE = {
+    "identities": 40,
+    "images": 4,
+    "fresh": 0.5,
+    "generator": TINY | {"pull": 0, "pull_steps": 0},
+} | RULES
 
 
 def test_labels_of_people_are_learnt_beside_those_of_the_train_faces(tmp_path: Path, monkeypatch):

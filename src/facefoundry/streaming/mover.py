@@ -78,6 +78,10 @@ class Mover(nn.Module):
         known = torch.cat([where.flatten(1), unit * targets, unit * missing], 1)
         moves = torch.einsum("gkd,nd->ngk", self.first, missing)
         moves = moves + self.leave(self.blocks(self.enter(known))).reshape(moves.shape)
+        return self.level(moves)
+
+    def level(self, moves: Tensor) -> Tensor:
+        """Moves (N, G, K) less what of them turns the head."""
         coarse = moves[:, :1]
         return torch.cat([coarse - (coarse @ self.yaw)[..., None] * self.yaw, moves[:, 1:]], 1)
 

@@ -146,6 +146,6 @@ def open_people(options: Mapping[str, Any], nets: Sequence[Any], kept: FixedPool
     painter, aligner, judge = nets = prepared(nets)
     generator, puller = options["generator"], None
     if generator["pull"]:
-        puller = open_puller(nets, generator["pull"])
+        puller = open_puller(nets, generator["pull"], generator["pull_steps"])
     parts = {"painter": painter, "aligner": aligner, "judge": judge, "puller": puller}
     return PeoplePool(kept, options["identities"], **rules, **parts)

@@ -187,5 +187,7 @@ def prepared(nets: Sequence[Any]) -> list[Any]:
 
 def streaming_nets(options: Mapping[str, Any]) -> tuple[Painter, Aligner]:
     """By the values of conf/generator/stylegan.yaml; whom to pull is for `puller`."""
-    own = {key: value for key, value in options.items() if key not in ("name", "pull")}
+    own = {
+        key: value for key, value in options.items() if key not in ("name", "pull", "pull_steps")
+    }
     return Painter(StyleGan(**own)), Aligner(IMAGE_SIZE)

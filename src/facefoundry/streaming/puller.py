@@ -1,4 +1,5 @@
-"""Pictures of a person by a `mover`: strangers', moved to the person."""
+"""Pictures of a person by a `mover`: strangers', moved to the person, and from there some steps
+along the judge's gradient, which no network foresees for every picture."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from facefoundry.streaming.aligner import Aligner
 from facefoundry.streaming.mover import Mover, fit_mover, strangers
@@ -16,13 +18,16 @@ from facefoundry.streaming.sight import Sight
 from facefoundry.synthesis.mobile_stylegan import IMAGE_SIZE
 from facefoundry.synthesis.stylegan import StyleGan
 
+CLIMB = 0.06  # standard deviations of a component, all of them alike, that a step is long
+
 
 class Puller(nn.Module):
-    """Whom the judge of `sight` is to see, and strangers' pictures in which it should."""
+    """Whom the judge of `sight` is to see, and strangers' pictures in which it should. steps: along
+    the gradient, of each picture."""
 
-    def __init__(self, sight: Sight, mover: Mover) -> None:
+    def __init__(self, sight: Sight, mover: Mover, steps: int = 0) -> None:
         super().__init__()
-        self.sight, self.mover = sight, mover
+        self.sight, self.mover, self.steps = sight, mover, steps
 
     @torch.no_grad()
     def targets(self, people: Tensor) -> Tensor:
@@ -33,7 +38,17 @@ class Puller(nn.Module):
     def styles(self, people: Tensor, targets: Tensor) -> Tensor:
         """(N, G, 512) of a picture of each of (N, 512), whom the judge is to see as (N, D). Drawn
         from torch's generator."""
-        return self.mover(strangers(self.sight.painter, people), targets)
+        styles = self.mover(strangers(self.sight.painter, people), targets)
+        for _ in range(self.steps):
+            styles = self._climb(styles, targets)
+        return styles
+
+    def _climb(self, styles: Tensor, targets: Tensor) -> Tensor:
+        here = styles.new_zeros(len(styles), *self.mover.identity.shape[:2])
+        slope = self.mover.level(self.sight.slope(styles, here, targets, differ=False))
+        length = CLIMB * here[0].numel() ** 0.5
+        step = length * functional.normalize(slope.flatten(1), dim=1).reshape(slope.shape)
+        return styles + step @ self.mover.basis
 
     def pictures(self, person: Tensor, count: int) -> Tensor:
         """Styles (count, G, 512), on the CPU, of pictures of a person (1, 512)."""
@@ -47,13 +62,13 @@ class Puller(nn.Module):
         return self.sight.aligner(images)
 
 
-def open_puller(nets: Sequence[Any], images: int) -> Puller:
+def open_puller(nets: Sequence[Any], images: int, steps: int) -> Puller:
     """nets: a painter, an aligner and SFace, on one device; images: see `fit_mover`."""
     painter, aligner, judge = nets
     sight = Sight(painter, aligner, judge.as_it_is, AT_ONCE[painter.mean.device.type])
-    return Puller(sight, fit_mover(sight, images))
+    return Puller(sight, fit_mover(sight, images), steps)
 
 
-def puller_of(source: StyleGan, images: int) -> Puller:
+def puller_of(source: StyleGan, images: int, steps: int) -> Puller:
     """Of the faces of `source`, by SFace; on a GPU where there is one."""
-    return open_puller(prepared((Painter(source), Aligner(IMAGE_SIZE), SFace())), images)
+    return open_puller(prepared((Painter(source), Aligner(IMAGE_SIZE), SFace())), images, steps)

@@ -53,25 +53,30 @@ class Sight(nn.Module):
         """What the judge makes of people (N, 512) as they are: (N, D)."""
         return self(self._as_they_are(people))
 
-    def slope(self, styles: Tensor, moves: Tensor, targets: Tensor) -> Tensor:
+    def slope(self, styles: Tensor, moves: Tensor, targets: Tensor, differ: bool = True) -> Tensor:
         """How what is wanted changes with the moves (N, G, K), of pictures of which each pair is of
-        one person: that they resemble the targets (N, D) in what is not common to all people, and
-        one another neither to the judge nor in their colours."""
+        one person: that they resemble the targets (N, D) in what is not common to all people, and,
+        where they are to differ, one another neither to the judge nor in their colours."""
         given = (torch.split(part, self.at_once) for part in (styles, moves.detach(), targets))
-        return torch.cat([self._slope(*part) for part in zip(*given, strict=True)])
+        parts = zip(*given, strict=True)
+        return torch.cat([self._slope(one, two, three, differ) for one, two, three in parts])
 
     @torch.enable_grad()
-    def _slope(self, styles: Tensor, moves: Tensor, targets: Tensor) -> Tensor:
+    def _slope(self, styles: Tensor, moves: Tensor, targets: Tensor, differ: bool) -> Tensor:
         moves = moves.requires_grad_()
         crops = self.crops(styles + moves @ self.painter.basis)
-        seen, targets = self.own(self.judge(crops)), self.own(targets)
-        cosines = (seen * targets).sum(1).clamp(max=AIM)
+        seen = self.own(self.judge(crops))
+        wanted = (seen * self.own(targets)).sum(1).clamp(max=AIM).sum()
+        if differ:
+            wanted = wanted - self._alike(crops, seen)
+        (slope,) = torch.autograd.grad(SCALE * wanted, moves)
+        return slope / SCALE
+
+    def _alike(self, crops: Tensor, seen: Tensor) -> Tensor:
         alike = ((seen[::2] * seen[1::2]).sum(1) - ALIKE).clamp(min=0)
         looks = looks_of(crops, self.average)
         similar = ((looks[::2] * looks[1::2]).sum(2) - LOOKS).clamp(min=0)
-        wanted = cosines.sum() - alike.sum() - similar.sum()
-        (slope,) = torch.autograd.grad(SCALE * wanted, moves)
-        return slope / SCALE
+        return alike.sum() + similar.sum()
 
     def own(self, seen: Tensor) -> Tensor:
         """What the judge sees (N, D) in a face less what it sees in all, again of length 1: or to

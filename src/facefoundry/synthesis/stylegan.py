@@ -128,7 +128,8 @@ class StyleGan:
     scales: standard deviation of the step per resolution group. yaw: standard deviation of the
     yaw step, clipped at `yaw_limit` (more than about 2 breaks faces). identity_damping: 0 lets the
     step change who it is. pull: pictures from which to learn how a stranger is pulled to an
-    identity, by SFace; 0 for images that are a step away from it. cut: resolution of
+    identity, by SFace; 0 for images that are a step away from it. pull_steps: that each picture
+    then takes along SFace's gradient. cut: resolution of
     the features that the image is painted from, 64 (faster, softer) or 128. engine: see
     `choose_engine`.
     weights: a StyleGAN2 `.pkl`, run by PyTorch whatever `engine` and `cut` say, or None for the
@@ -146,6 +147,7 @@ class StyleGan:
         yaw_limit: float = 2.0,
         identity_damping: float = 300.0,
         pull: int = 0,
+        pull_steps: int = 0,
         cut: int = 128,
         fit_images: int = 800,
         engine: str = "auto",
@@ -159,7 +161,7 @@ class StyleGan:
         self.scales = np.asarray(scales, np.float32)
         self.yaw = yaw
         self.yaw_limit = yaw_limit
-        self.pull, self.fit_images = pull, fit_images
+        self.pull, self.pull_steps, self.fit_images = pull, pull_steps, fit_images
         source = Weights(weights, cut, choose_engine(engine), min(HEAD_IMAGES, fit_images))
         work = MOBILE
         if weights is not None:
@@ -211,7 +213,7 @@ class StyleGan:
                 fit_images=self.fit_images,
                 weights=self.source.path,
             )
-        return puller_of(coarse, self.pull)
+        return puller_of(coarse, self.pull, self.pull_steps)
 
     def _styles(self, rngs: Sequence[np.random.Generator]) -> Array:
         """One truncated style (512,) from each generator."""
