@@ -187,7 +187,5 @@ def prepared(nets: Sequence[Any]) -> list[Any]:
 
 def streaming_nets(options: Mapping[str, Any]) -> tuple[Painter, Aligner]:
     """By the values of conf/generator/stylegan.yaml; whom to pull is for `puller`."""
-    own = {
-        key: value for key, value in options.items() if key not in ("name", "pull", "pull_steps")
-    }
+    own = {key: value for key, value in options.items() if key not in ("name", "pull")}
     return Painter(StyleGan(**own)), Aligner(IMAGE_SIZE)

@@ -58,8 +58,8 @@ class Sight(nn.Module):
         one person: that they resemble the targets (N, D) in what is not common to all people, and,
         where they are to differ, one another neither to the judge nor in their colours."""
         given = (torch.split(part, self.at_once) for part in (styles, moves.detach(), targets))
-        parts = zip(*given, strict=True)
-        return torch.cat([self._slope(one, two, three, differ) for one, two, three in parts])
+        slopes = [self._slope(here, by, to, differ) for here, by, to in zip(*given, strict=True)]
+        return torch.cat(slopes)
 
     @torch.enable_grad()
     def _slope(self, styles: Tensor, moves: Tensor, targets: Tensor, differ: bool) -> Tensor:
