@@ -94,6 +94,36 @@ def test_heads_are_compared_by_their_true_angles(monkeypatch, capsys):
     assert "| SFace | " in printed
 
 
+def test_all_pairs_of_a_benchmark_are_judged_beside_its_protocol(monkeypatch, tmp_path, capsys):
+    """Two people of two images and a stranger, of whom the protocol asks for four pairs."""
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    import numpy as np
+    from all_pairs import all_pairs, joined
+
+    from facefoundry.images import encode_jpeg
+
+    seen = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8], [-1, 0]], np.float32)
+    similarity, same = all_pairs(seen, np.array([0, 0, 1, 1, 2]))
+    assert np.allclose(similarity, [0.8, 0, 0.6, -1, 0.6, 0.96, -0.8, 0.8, 0, -0.6])
+    assert np.flatnonzero(same).tolist() == [0, 7]
+    both = joined([seen, seen[::-1]])
+    assert np.isclose(both[0] @ both[1], (seen[0] @ seen[1] + seen[4] @ seen[3]) / 2)
+    crops = np.random.default_rng(0).integers(0, 255, (5, 112, 112, 3), np.uint8)
+    for place, crop in enumerate(crops):
+        (tmp_path / f"{place}.jpg").write_bytes(encode_jpeg(crop))
+    pairs = "0.jpg,1.jpg,1,0", "2.jpg,3.jpg,1,1", "0.jpg,4.jpg,0,0", "1.jpg,2.jpg,0,1"
+    (tmp_path / "pairs.csv").write_text("\n".join(["a,b,same,fold", *pairs]))
+    model = str(ROOT / "pretrained/clean")
+    script = str(SCRIPTS[0].parent / "all_pairs.py")
+    arguments = [model, f"{model}+{model}", "--benchmark", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(script, run_name="__main__")
+    alone, twice = capsys.readouterr().out.splitlines()[-2:]
+    assert alone.startswith(f"| {model} | ")
+    assert twice == alone.replace(model, f"{model}+{model}")
+    assert "| too few pairs | too few pairs, too few pairs, too few pairs |" in alone
+
+
 def test_photographs_angles_are_read_off_their_faces(monkeypatch, tmp_path):
     """Rendered heads in place of photographs: their true angles are known."""
     monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
