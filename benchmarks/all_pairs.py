@@ -29,7 +29,7 @@ def row(seen: np.ndarray, pairs: Pairs) -> str:
     protocol = verification_metrics(pair_similarity(seen, pairs.index), pairs.same, pairs.fold)
     similarity, same = all_pairs(seen, linked_identities(pairs.index, pairs.same, len(seen)))
     names = "eer", "tar_at_fmr_1e-2", "tar_at_fmr_1e-3"
-    cells = [f"{protocol['accuracy']:.2%} ± {protocol['accuracy_std']:.2%}".replace("%", "")]
+    cells = [f"{percent(protocol['accuracy'])} ± {percent(protocol['accuracy_std'])}"]
     cells += [percent(protocol[name]) for name in names]
     cells += [", ".join(percent(tar_at(similarity, same, rate)) for rate in RATES)]
     return " | ".join(cells)
