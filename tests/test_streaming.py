@@ -21,6 +21,7 @@ from facefoundry.errors import FoundryError
 from facefoundry.licences import SFACE, YUNET
 from facefoundry.losses import build_head
 from facefoundry.model_dir import load_model
+from facefoundry.precision import torch_threads
 from facefoundry.recognizer import RecognizerModule, pool_for, train_recognizer, with_people
 from facefoundry.references import sface
 from facefoundry.samplers import EpochSampler, Shares
@@ -398,7 +399,9 @@ def test_a_mover_learns_to_pull_and_not_to_paint_one_picture(toy_sight):
     assert alike["after"] < 0.6
 
 
-def test_steps_of_the_gradient_bring_pictures_nearer_and_leave_the_yaw(toy_sight):
+def test_steps_of_the_gradient_bring_pictures_nearer_and_leave_the_yaw(toy_sight, monkeypatch):
+    """Also those that are near enough for the network that is learnt."""
+    monkeypatch.setattr("facefoundry.streaming.sight.AIM", -1.0)
     net = mover.Mover(toy_sight.painter)
     people = toy_sight.painter.people(40).repeat_interleave(2, 0)
     targets, cosines, coarse = toy_sight.people(people), [], []
@@ -409,6 +412,22 @@ def test_steps_of_the_gradient_bring_pictures_nearer_and_leave_the_yaw(toy_sight
         coarse.append((styles[:, 0] - net.mean) @ net.white @ net.yaw)
     assert cosines[0] + 0.02 < cosines[1] and cosines[1] + 0.02 < cosines[2]
     assert torch.allclose(coarse[0], coarse[2], atol=1e-4)
+
+
+def test_pictures_do_not_hang_on_the_number_of_threads(toy_sight, monkeypatch):
+    """A sum's last digit does, and steps of the gradient make another picture of it: so one thread,
+    as in a worker, and the caller's afterwards."""
+    threads, climb = [], Puller._climb
+
+    def watched(*arguments: object) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        return climb(*arguments)
+
+    monkeypatch.setattr(Puller, "_climb", watched)
+    person = toy_sight.painter.people(1)
+    with torch_threads(2):
+        Puller(toy_sight, mover.Mover(toy_sight.painter), 1).pictures(person, 2)
+        assert (threads, torch.get_num_threads()) == ([1], 2)
 
 
 def test_a_mover_whose_training_was_killed_ends_as_if_it_had_not_been(toy_sight, monkeypatch):

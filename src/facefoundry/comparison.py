@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from facefoundry.export import Crops, cosines, export_onnx, summary, to_input
 from facefoundry.latency import measure_latency
 from facefoundry.model_dir import WEIGHTS, ModelSpec
 from facefoundry.model_formats import EXECUTORCH, LITERT, LITERT_INT8, OPENVINO, OPENVINO_INT8
+from facefoundry.precision import torch_threads
 from facefoundry.references import reference_embeddings, sface_float_model
 from facefoundry.results import milliseconds, percent_with_deviation, pick, size
 from facefoundry.runtimes import (
@@ -126,16 +126,6 @@ def _add_latency(
     for batch in BATCHES:
         for name, timed in measure_latency(runners, batch, max(rounds // batch, 10)).items():
             rows[name][f"batch_{batch}"] = timed
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _ours(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facefoundry.precision import torch_threads
 from facefoundry.streaming.aligner import Aligner
 from facefoundry.streaming.mover import Mover, fit_mover, strangers
 from facefoundry.streaming.painter import Painter
@@ -53,8 +54,9 @@ class Puller(nn.Module):
     def pictures(self, person: Tensor, count: int) -> Tensor:
         """Styles (count, G, 512), on the CPU, of pictures of a person (1, 512)."""
         person = person.to(self.mover.mean.device)
-        targets = self.targets(person).expand(count, -1)
-        return self.styles(person.expand(count, -1), targets).cpu()
+        with torch_threads(1):  # as in a worker: steps of the gradient make much of a last digit
+            targets = self.targets(person).expand(count, -1)
+            return self.styles(person.expand(count, -1), targets).cpu()
 
     def forward(self, people: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Crops (M, 3, 112, 112) uint8 of those pictures that show a face, and which (N,) do."""

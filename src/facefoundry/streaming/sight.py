@@ -13,7 +13,7 @@ from facefoundry.alignment import SIZE
 from facefoundry.streaming.aligner import Aligner
 from facefoundry.streaming.painter import Painter
 
-AIM = 0.65  # what the judge sees of the person beyond which nothing is won: a cosine, as the next
+AIM = 0.65  # what the judge sees of the person beyond which it is enough: a cosine, as the next
 ALIKE = 0.4  # below which the judge tells two pictures of a person apart well enough
 LOOKS = 0.35  # correlation of two pictures' colours below which they look different enough
 CELL = 8  # pixels of a crop that are one colour
@@ -54,9 +54,10 @@ class Sight(nn.Module):
         return self(self._as_they_are(people))
 
     def slope(self, styles: Tensor, moves: Tensor, targets: Tensor, differ: bool = True) -> Tensor:
-        """How what is wanted changes with the moves (N, G, K), of pictures of which each pair is of
-        one person: that they resemble the targets (N, D) in what is not common to all people, and,
-        where they are to differ, one another neither to the judge nor in their colours."""
+        """How what is wanted changes with the moves (N, G, K): that the judge sees the targets
+        (N, D) in what is not common to all people. differ: as far as AIM, and that pictures, of
+        which each pair is of one person, resemble one another neither to the judge nor in their
+        colours."""
         given = (torch.split(part, self.at_once) for part in (styles, moves.detach(), targets))
         slopes = [self._slope(here, by, to, differ) for here, by, to in zip(*given, strict=True)]
         return torch.cat(slopes)
@@ -66,9 +67,8 @@ class Sight(nn.Module):
         moves = moves.requires_grad_()
         crops = self.crops(styles + moves @ self.painter.basis)
         seen = self.own(self.judge(crops))
-        wanted = (seen * self.own(targets)).sum(1).clamp(max=AIM).sum()
-        if differ:
-            wanted = wanted - self._alike(crops, seen)
+        near = (seen * self.own(targets)).sum(1)
+        wanted = near.clamp(max=AIM).sum() - self._alike(crops, seen) if differ else near.sum()
         (slope,) = torch.autograd.grad(SCALE * wanted, moves)
         return slope / SCALE
 
