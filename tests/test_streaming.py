@@ -175,6 +175,29 @@ def test_the_teacher_on_a_device_is_sface_and_sees_mirror_images_alike():
         assert teacher(planes.flip(3)).numpy() == pytest.approx(found.numpy(), abs=1e-5)
 
 
+def test_the_teachers_gradient_is_that_of_its_answer():
+    """By the difference between two answers a little apart; and nearly the same in 16 bits."""
+    teacher, planes = SFace().eval(), toy_planes()[:2].float()
+    with torch.no_grad():
+        aims = teacher.as_it_is(toy_planes()[6:8])  # others'
+
+    def near(planes: torch.Tensor) -> torch.Tensor:
+        return (teacher.as_it_is(planes) * aims).sum()
+
+    def slope() -> torch.Tensor:
+        there = planes.clone().requires_grad_()
+        (found,) = torch.autograd.grad(near(there), there)
+        return found
+
+    exact = slope()
+    step = exact / exact.norm()
+    with torch.no_grad():
+        rise = near(planes + step) - near(planes - step)
+    assert rise.item() / 2 == pytest.approx(exact.norm().item(), rel=0.03)
+    teacher.fast(torch.bfloat16)
+    assert functional.cosine_similarity(slope().flatten(), exact.flatten(), 0) > 0.9
+
+
 def test_values_that_nobody_asks_for_again_are_let_go():
     graph = SFace().graph
     spent = [name for names in graph._last_used for name in names]
