@@ -33,7 +33,7 @@ from facefoundry.streaming.morphs import morphs
 from facefoundry.streaming.painter import Painter
 from facefoundry.streaming.people import PeoplePool, open_people, similar_to_earlier
 from facefoundry.streaming.pool import DIMENSIONS, FacePool, Own, Ring, SFace
-from facefoundry.streaming.puller import Puller
+from facefoundry.streaming.puller import Puller, agreed
 from facefoundry.streaming.sight import AIM, Sight, looks_of
 from facefoundry.synthesis import build_generator, stylegan
 from facefoundry.training import fit
@@ -435,6 +435,19 @@ def test_steps_of_the_gradient_bring_pictures_nearer_and_leave_the_yaw(toy_sight
         coarse.append((styles[:, 0] - net.mean) @ net.white @ net.yaw)
     assert cosines[0] + 0.02 < cosines[1] and cosines[1] + 0.02 < cosines[2]
     assert torch.allclose(coarse[0], coarse[2], atol=1e-4)
+
+
+def test_pictures_of_a_person_agree_on_a_part_of_where_they_go():
+    """By hand: two slopes at a right angle meet at 45 degrees, of which each goes half as far as by
+    itself: tan = sin 45 / (2 + cos 45). A person of one picture goes its own way, and opposite ones
+    theirs."""
+    slopes = torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 4.0], [5.0, 0.0], [-1.0, 0.0]])
+    targets = torch.tensor([[1.0], [1.0], [2.0], [3.0], [3.0]])
+    ways = agreed(slopes, targets)
+    turned = np.arctan(np.sqrt(0.5) / (2 + np.sqrt(0.5)))
+    expected = [[np.cos(turned), np.sin(turned)], [np.sin(turned), np.cos(turned)]]
+    expected += [[0.6, 0.8], [1, 0], [-1, 0]]
+    np.testing.assert_allclose(ways, expected, atol=1e-6)
 
 
 def test_pictures_do_not_hang_on_the_number_of_threads(toy_sight, monkeypatch):

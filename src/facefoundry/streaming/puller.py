@@ -19,7 +19,8 @@ from facefoundry.streaming.sight import Sight
 from facefoundry.synthesis.mobile_stylegan import IMAGE_SIZE
 from facefoundry.synthesis.stylegan import StyleGan
 
-CLIMB = 0.06  # standard deviations of a component, all of them alike, that a step is long
+CLIMB = 0.12, 0.01  # standard deviations of a component, from step to step, that each is long
+SHARED = 0.5  # what the person's pictures ask for together, against what each does
 
 
 class Puller(nn.Module):
@@ -40,16 +41,17 @@ class Puller(nn.Module):
         """(N, G, 512) of a picture of each of (N, 512), whom the judge is to see as (N, D). Drawn
         from torch's generator."""
         styles = self.mover(strangers(self.sight.painter, people), targets)
-        for _ in range(self.steps):
-            styles = self._climb(styles, targets)
+        first, last = CLIMB
+        for step in range(self.steps):
+            length = first + (last - first) * (step + 0.5) / self.steps
+            styles = self._climb(styles, targets, length)
         return styles
 
-    def _climb(self, styles: Tensor, targets: Tensor) -> Tensor:
+    def _climb(self, styles: Tensor, targets: Tensor, length: float) -> Tensor:
         here = styles.new_zeros(len(styles), *self.mover.identity.shape[:2])
         slope = self.mover.level(self.sight.slope(styles, here, targets, differ=False))
-        length = CLIMB * here[0].numel() ** 0.5
-        step = length * functional.normalize(slope.flatten(1), dim=1).reshape(slope.shape)
-        return styles + step @ self.mover.basis
+        step = length * here[0].numel() ** 0.5 * agreed(slope.flatten(1), targets)
+        return styles + step.reshape(slope.shape) @ self.mover.basis
 
     def pictures(self, person: Tensor, count: int) -> Tensor:
         """Styles (count, G, 512), on the CPU, of pictures of a person (1, 512)."""
@@ -62,6 +64,14 @@ class Puller(nn.Module):
         """Crops (M, 3, 112, 112) uint8 of those pictures that show a face, and which (N,) do."""
         images = self.sight.painter.paint(self.styles(people, targets))
         return self.sight.aligner(images)
+
+
+def agreed(slopes: Tensor, targets: Tensor) -> Tensor:
+    """Directions (N, K) of length 1: of slopes (N, K), each with some of its person's, whom equal
+    targets (N, D) tell. A picture's own is noisy, and what moves to a person moves others, too."""
+    own = functional.normalize(slopes, dim=1)
+    same = (targets[:, None] == targets).all(2).to(own)
+    return functional.normalize(own + SHARED * functional.normalize(same @ own, dim=1), dim=1)
 
 
 def open_puller(nets: Sequence[Any], images: int, steps: int) -> Puller:
