@@ -437,6 +437,22 @@ def test_steps_of_the_gradient_bring_pictures_nearer_and_leave_the_yaw(toy_sight
     assert torch.allclose(coarse[0], coarse[2], atol=1e-4)
 
 
+def test_steps_of_the_gradient_grow_shorter(toy_sight, monkeypatch):
+    """From 0.12 to 0.01 deviations of a component, each step as long as the middle of its third."""
+    path, slope, net = [], toy_sight.slope, mover.Mover(toy_sight.painter)
+
+    def traced(styles, *arguments, **options):
+        path.append(styles)
+        return slope(styles, *arguments, **options)
+
+    monkeypatch.setattr(toy_sight, "slope", traced)
+    people = toy_sight.painter.people(4).repeat_interleave(2, 0)
+    path.append(Puller(toy_sight, net, 3).styles(people, toy_sight.people(people)))
+    moved = (torch.stack(path).diff(dim=0) @ net.white).square().mean((2, 3)).sqrt()
+    lengths = torch.tensor([0.12 - 0.11 / 6, 0.065, 0.01 + 0.11 / 6])
+    torch.testing.assert_close(moved, lengths[:, None].expand(-1, 8), rtol=1e-3, atol=0)
+
+
 def test_pictures_of_a_person_agree_on_a_part_of_where_they_go():
     """By hand: two slopes at a right angle meet at 45 degrees, of which each goes half as far as by
     itself: tan = sin 45 / (2 + cos 45). A person of one picture goes its own way, and opposite ones

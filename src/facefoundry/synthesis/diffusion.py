@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from facefoundry.diffusion.nets import MARGIN, load_diffuser, open_identity_mode
 from facefoundry.diffusion.population import Floats
 from facefoundry.diffusion.sampling import noise, sample
 from facefoundry.errors import FoundryError
+from facefoundry.precision import torch_threads
 from facefoundry.synthesis import Face, face_rng, mixed_noise
 
 LANDMARKS = TEMPLATE + np.float32(MARGIN)
@@ -62,8 +64,6 @@ class Diffusion:
         if torch.cuda.is_available():
             self.diffuser.vae.cuda()
             self.diffuser.unet.cuda()
-        else:
-            torch.set_num_threads(1)
 
     def identities(self, count: int, seed: int) -> list[str]:
         """Raises FoundryError where the model does not know so many that are apart."""
@@ -82,12 +82,13 @@ class Diffusion:
         )
 
     def faces(self, identity: str, count: int, seed: int) -> list[Face]:
-        starts = range(0, count, self.batch)
-        return [
-            face
-            for start in starts
-            for face in self._batch(identity, range(start, min(start + self.batch, count)), seed)
-        ]
+        numbers = range(count)
+        with torch_threads(1):
+            batches = [
+                self._batch(identity, numbers[start : start + self.batch], seed)
+                for start in numbers[:: self.batch]
+            ]
+        return list(chain.from_iterable(batches))
 
     def _identity(self, identity: str, seed: int) -> tuple[Floats, Floats]:
         """The embedding (D,) and the noise (C, h, w) that its images have in common."""
