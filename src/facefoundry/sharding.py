@@ -100,7 +100,8 @@ def run_pool(
 ) -> list[R]:
     """Map over single-threaded processes; results in the order of `items`.
 
-    executor: local, a pool of `workers` processes; or ray, a cluster, whose CPUs are its workers.
+    executor: local, a pool of `workers` processes, or this one, with the threads that it has, where
+    one worker or one item is all; or ray, a cluster, whose CPUs are its workers.
     look: adds each result to what the display tells. Raises FoundryError for any other executor.
     """
     if executor not in EXECUTORS:
