@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from facefoundry.diffusion.population import Floats
 from facefoundry.diffusion.sampling import noise, sample
 from facefoundry.errors import FoundryError
 from facefoundry.precision import torch_threads
+from facefoundry.sharding import chunked
 from facefoundry.synthesis import Face, face_rng, mixed_noise
 
 LANDMARKS = TEMPLATE + np.float32(MARGIN)
@@ -82,20 +82,19 @@ class Diffusion:
         )
 
     def faces(self, identity: str, count: int, seed: int) -> list[Face]:
-        numbers = range(count)
         with torch_threads(1):
-            batches = [
-                self._batch(identity, numbers[start : start + self.batch], seed)
-                for start in numbers[:: self.batch]
+            return [
+                face
+                for indices in chunked(range(count), self.batch)
+                for face in self._batch(identity, indices, seed)
             ]
-        return list(chain.from_iterable(batches))
 
     def _identity(self, identity: str, seed: int) -> tuple[Floats, Floats]:
         """The embedding (D,) and the noise (C, h, w) that its images have in common."""
         rng = face_rng(seed, identity, -1)
         return self.diffuser.population.identity(rng, self.spread), noise(self.diffuser, rng)
 
-    def _batch(self, identity: str, indices: range, seed: int) -> list[Face]:
+    def _batch(self, identity: str, indices: Sequence[int], seed: int) -> list[Face]:
         population = self.diffuser.population
         who, common = self._identity(identity, seed)
         rngs = [face_rng(seed, identity, index) for index in indices]
